@@ -1,0 +1,1 @@
+"""Group-wise registration: many images to one iteratively refined mean image."""

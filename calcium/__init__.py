@@ -1,0 +1,1 @@
+"""Calcium scoring: the Agatston reference, the direct networks and what surrounds them."""

@@ -1,0 +1,1 @@
+"""Registration between two images: networks, transforms, metrics and geometry."""
