@@ -1,0 +1,295 @@
+"""Guards: what makes a score unsafe to use, found before the score is computed.
+
+A guard never changes a score. It either refuses the scan (`reject`: a number would be
+meaningless) or asks for a person (`review`: the number exists, but one of the conditions
+under which the Agatston score is defined, or the model was measured, does not hold).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from pipelines.scan import Scan
+from registration.geometry import ImageGrid, affine_matrix, transform_points
+
+REFERENCE_KVP = 120.0
+"""Tube voltage for which 130 HU is the threshold of calcium, kV (Agatston 1990)."""
+
+KVP_TOLERANCE = 0.5
+"""Headers print whole kilovolts; anything further away is another voltage."""
+
+THICK_SLICE_MM = 5.0
+"""Thickest slice that passes without review, mm. Small lesions vanish by partial volume
+in thicker ones, so that a zero can no longer be told from a low score."""
+
+HEART_REVIEW_COVERAGE = 0.90
+"""Below this share of the heart inside the field of view, the score may miss calcium."""
+
+HEART_REJECT_COVERAGE = 0.55
+"""Below this share the coronary arteries are largely outside, so no score is given."""
+
+CONTRAST_HU = 90.0
+"""Upper quartile of the heart's soft tissue from which blood must hold contrast, HU.
+Blood without contrast measures 30-60 HU, with it 150-500 HU."""
+
+METAL_HU = 2500.0
+"""Attenuation that no calcified plaque reaches, HU: leads, wires, clips, valves."""
+
+METAL_VOLUME_MM3 = 20.0
+"""Volume of such voxels in the heart from which streaks must be expected, mm³."""
+
+SHARP_KERNEL_PREFIXES = ("LUNG", "BONE", "EDGE", "DETAIL", "YB", "YC", "YD", "FC5", "FC8")
+"""Vendor names of edge-enhancing kernels (GE, Philips, Canon), which overshoot at edges."""
+
+SHARPEST_SIEMENS_KERNEL = 50
+"""Siemens names kernels by a letter or two and a sharpness, 10 (smooth) to 80 (sharp)."""
+
+SAMPLING_MM = 4.0
+"""Spacing of the samples that measure the heart's soft tissue, mm."""
+
+CORE_SCALE = 0.7
+"""The heart's core, where blood and muscle lie, as a share of the ellipsoid's radii."""
+
+MINIMUM_SOFT_TISSUE_SAMPLES = 100
+"""Fewer samples (about 6 cm³) say nothing about contrast."""
+
+Severity = Literal["review", "reject"]
+
+
+class Ellipsoid(Protocol):
+    """An axis-aligned ellipsoid in atlas space, LPS mm."""
+
+    @property
+    def center_mm(self) -> tuple[float, ...]:
+        """Centre, LPS mm."""
+
+    @property
+    def radii_mm(self) -> tuple[float, ...]:
+        """Half axes along x, y, z, mm."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFinding:
+    """One guard that fired.
+
+    Args:
+        code: Reason code of the tables, such as `"CONTRAST"`.
+        severity: `"reject"` withholds the score, `"review"` prints it with a warning.
+        message: What was measured, and what to do, in plain words.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+
+
+def acquisition_findings(scan: Scan) -> tuple[GuardFinding, ...]:
+    """Guards that the headers alone can fire: tube voltage, slice thickness, kernel.
+
+    A header that is silent fires nothing; the report says that the fact is not stated.
+    """
+    found = []
+    facts = scan.acquisition
+    if facts.kvp is not None and abs(facts.kvp - REFERENCE_KVP) > KVP_TOLERANCE:
+        found.append(
+            GuardFinding(
+                "KVP",
+                "review",
+                f"Acquired at {facts.kvp:g} kV. The 130 HU threshold is defined at "
+                f"{REFERENCE_KVP:g} kV; calcium is brighter at lower and darker at higher "
+                "voltages. The score is not converted.",
+            )
+        )
+    thickness = max(scan.slice_spacing_mm, facts.slice_thickness_mm or 0.0)
+    if thickness > THICK_SLICE_MM + 1e-3:
+        found.append(
+            GuardFinding(
+                "THICK_SLICES",
+                "review",
+                f"Slices of {thickness:g} mm. Above {THICK_SLICE_MM:g} mm small lesions are "
+                "lost, so the score may be too low; use a thinner reconstruction if there is one.",
+            )
+        )
+    if facts.convolution_kernel and is_sharp_kernel(facts.convolution_kernel):
+        found.append(
+            GuardFinding(
+                "SHARP_KERNEL",
+                "review",
+                f"Reconstructed with the edge-enhancing kernel {facts.convolution_kernel!r}, "
+                "which raises the attenuation of edges and noise; use a soft-tissue "
+                "reconstruction if there is one.",
+            )
+        )
+    return tuple(found)
+
+
+def is_sharp_kernel(kernel: str) -> bool:
+    """Whether a vendor's kernel name stands for an edge-enhancing reconstruction.
+
+    Args:
+        kernel: Convolution Kernel (0018,1210) as printed, such as `"B70f"` or `"LUNG"`.
+
+    Returns:
+        True for known edge-enhancing names, False for soft ones and unknown names.
+
+    Source:
+        Vendors' DICOM conformance statements; Siemens numbers kernels by sharpness.
+
+    Example:
+        >>> [is_sharp_kernel(name) for name in ("B35f", "Br36d", "B70f", "LUNG", "STANDARD")]
+        [False, False, True, True, False]
+    """
+    name = kernel.strip().upper()
+    if name.startswith(SHARP_KERNEL_PREFIXES):
+        return True
+    letters = name.rstrip("0123456789FSHDQ")
+    digits = name[len(letters) : len(letters) + 2]
+    siemens = letters in {"B", "BR", "BV", "BF", "BL", "BP", "HR", "HV", "I", "QR"}
+    return siemens and digits.isdigit() and int(digits) >= SHARPEST_SIEMENS_KERNEL
+
+
+def coverage_findings(coverage: float) -> tuple[GuardFinding, ...]:
+    """Guard on the share of the heart that the field of view holds.
+
+    Args:
+        coverage: Share of the atlas's heart ellipsoid inside the field of view, 0 to 1.
+    """
+    if coverage >= HEART_REVIEW_COVERAGE:
+        return ()
+    share = f"About {100 * coverage:.0f} % of the heart lies inside this series."
+    if coverage < HEART_REJECT_COVERAGE:
+        advice = "Score a series that covers the heart from the aortic root to the apex."
+        return (GuardFinding("HEART_NOT_COVERED", "reject", f"{share} {advice}"),)
+    advice = "Calcium outside it is not counted, so the score is a lower bound."
+    return (GuardFinding("HEART_NOT_COVERED", "review", f"{share} {advice}"),)
+
+
+def image_findings(
+    scan: Scan, atlas_to_scan: sitk.AffineTransform, heart: Ellipsoid
+) -> tuple[GuardFinding, ...]:
+    """Guards measured in the heart of the aligned scan: contrast agent and metal.
+
+    Args:
+        scan: The scan, HU.
+        atlas_to_scan: Pull-back from atlas to scan, LPS mm.
+        heart: The heart in atlas space.
+    """
+    found = []
+    blood_hu = soft_tissue_upper_quartile_hu(scan.image, atlas_to_scan, heart)
+    named = scan.acquisition.contrast_agent is True
+    if blood_hu is not None and blood_hu > CONTRAST_HU:
+        found.append(
+            GuardFinding(
+                "CONTRAST",
+                "review",
+                f"Blood in the heart measures about {blood_hu:.0f} HU: the scan holds contrast "
+                "agent, which cannot be told from calcium. Score the series without contrast.",
+            )
+        )
+    elif named:
+        found.append(
+            GuardFinding(
+                "CONTRAST",
+                "review",
+                "The header names a contrast agent, although blood in the heart does not look "
+                "enhanced. Check that this is the series without contrast.",
+            )
+        )
+    metal_mm3 = _metal_volume_mm3(scan, atlas_to_scan, heart)
+    if metal_mm3 > METAL_VOLUME_MM3:
+        found.append(
+            GuardFinding(
+                "METAL",
+                "review",
+                f"{metal_mm3:.0f} mm³ in the heart are brighter than {METAL_HU:g} HU: a lead, "
+                "clip, stent or valve. Its streaks can hide calcium or look like it.",
+            )
+        )
+    return tuple(found)
+
+
+def soft_tissue_upper_quartile_hu(
+    image: sitk.Image, atlas_to_scan: sitk.AffineTransform, heart: Ellipsoid
+) -> float | None:
+    """Upper quartile of the attenuation in the heart's core, HU.
+
+    Noise is averaged over `SAMPLING_MM`; fat, lung and metal do not take part. The upper
+    quartile sees contrast even when it fills the left or the right chambers alone.
+
+    Args:
+        image: Scan in HU, LPS mm.
+        atlas_to_scan: Pull-back from atlas to scan, LPS mm.
+        heart: The heart in atlas space.
+
+    Returns:
+        The upper quartile, HU, or `None` when too little soft tissue lies in the scan.
+    """
+    factors = [
+        max(1, min(n, round(SAMPLING_MM / s)))
+        for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)
+    ]
+    box = _heart_index_box(image, atlas_to_scan, heart)
+    if box is None:
+        return None
+    lower, upper = box
+    crop = image[tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))]
+    factors = [min(f, n) for f, n in zip(factors, crop.GetSize(), strict=True)]
+    coarse = sitk.BinShrink(sitk.Cast(crop, sitk.sitkFloat32), factors)
+    inside = _inside_ellipsoid(ImageGrid.from_image(coarse), atlas_to_scan, heart, CORE_SCALE)
+    values = sitk.GetArrayViewFromImage(coarse)[inside]
+    soft_tissue = values[(values > 0.0) & (values < 1000.0)]
+    if soft_tissue.size < MINIMUM_SOFT_TISSUE_SAMPLES:
+        return None
+    return float(np.percentile(soft_tissue, 75))
+
+
+def _metal_volume_mm3(scan: Scan, atlas_to_scan: sitk.AffineTransform, heart: Ellipsoid) -> float:
+    box = _heart_index_box(scan.image, atlas_to_scan, heart)
+    if box is None:
+        return 0.0
+    lower, upper = box
+    crop = scan.image[tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))]
+    bright = sitk.GetArrayViewFromImage(crop) > METAL_HU
+    if not bright.any():
+        return 0.0
+    grid = ImageGrid.from_image(crop)
+    indices = np.argwhere(bright)[:, ::-1]
+    points = grid.physical_points(indices)
+    inside = _ellipsoid_distance(points, atlas_to_scan, heart) <= 1.0
+    return float(np.count_nonzero(inside)) * grid.voxel_volume_mm3
+
+
+def _heart_index_box(
+    image: sitk.Image, atlas_to_scan: sitk.AffineTransform, heart: Ellipsoid
+) -> tuple[list[int], list[int]] | None:
+    """Smallest index box (x, y, z) of the scan that holds its heart; `None` if outside."""
+    center, radii = np.array(heart.center_mm), np.array(heart.radii_mm)
+    corners = np.array(np.meshgrid(*[[-1.0, 1.0]] * 3)).reshape(3, -1).T * radii + center
+    mapped = np.array([atlas_to_scan.TransformPoint(c.tolist()) for c in corners])
+    index = ImageGrid.from_image(image).indices(mapped)
+    lower = np.maximum(np.floor(index.min(axis=0)).astype(int), 0)
+    upper = np.minimum(np.ceil(index.max(axis=0)).astype(int) + 1, image.GetSize())
+    if np.any(upper <= lower):
+        return None
+    return lower.tolist(), upper.tolist()
+
+
+def _inside_ellipsoid(
+    grid: ImageGrid, atlas_to_scan: sitk.AffineTransform, heart: Ellipsoid, scale: float
+) -> NDArray[np.bool_]:
+    distance = _ellipsoid_distance(grid.voxel_points().reshape(-1, 3), atlas_to_scan, heart)
+    return (distance <= scale).reshape(grid.shape)
+
+
+def _ellipsoid_distance(
+    points: NDArray[np.float64], atlas_to_scan: sitk.AffineTransform, heart: Ellipsoid
+) -> NDArray[np.float64]:
+    """Distance from the heart's centre in units of its radii, 1 on the surface."""
+    scan_to_atlas = np.linalg.inv(affine_matrix(atlas_to_scan))
+    relative = transform_points(scan_to_atlas, points) - np.array(heart.center_mm)
+    return np.asarray(np.linalg.norm(relative / np.array(heart.radii_mm), axis=-1))
