@@ -7,6 +7,7 @@ under which the Agatston score is defined, or the model was measured, does not h
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -46,8 +47,10 @@ METAL_VOLUME_MM3 = 20.0
 SHARP_KERNEL_PREFIXES = ("LUNG", "BONE", "EDGE", "DETAIL", "YB", "YC", "YD", "FC5", "FC8")
 """Vendor names of edge-enhancing kernels (GE, Philips, Canon), which overshoot at edges."""
 
-SHARPEST_SIEMENS_KERNEL = 50
+SIEMENS_SHARP_KERNEL = 50
 """Siemens names kernels by a letter or two and a sharpness, 10 (smooth) to 80 (sharp)."""
+
+_SIEMENS_KERNEL = re.compile(r"(?:B|BR|BV|BF|BL|BP|HR|HV|I|QR)(?P<sharpness>\d\d)(?!\d)")
 
 SAMPLING_MM = 4.0
 """Spacing of the samples that measure the heart's soft tissue, mm."""
@@ -147,10 +150,8 @@ def is_sharp_kernel(kernel: str) -> bool:
     name = kernel.strip().upper()
     if name.startswith(SHARP_KERNEL_PREFIXES):
         return True
-    letters = name.rstrip("0123456789FSHDQ")
-    digits = name[len(letters) : len(letters) + 2]
-    siemens = letters in {"B", "BR", "BV", "BF", "BL", "BP", "HR", "HV", "I", "QR"}
-    return siemens and digits.isdigit() and int(digits) >= SHARPEST_SIEMENS_KERNEL
+    siemens = _SIEMENS_KERNEL.match(name)
+    return siemens is not None and int(siemens["sharpness"]) >= SIEMENS_SHARP_KERNEL
 
 
 def coverage_findings(coverage: float) -> tuple[GuardFinding, ...]:

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from pipelines.guards import (
+    acquisition_findings,
+    coverage_findings,
+    image_findings,
+    is_sharp_kernel,
+    soft_tissue_upper_quartile_hu,
+)
+from pipelines.scan import Acquisition, Scan
+from registration.geometry import ImageGrid, affine_transform
+
+
+@dataclass(frozen=True)
+class Heart:
+    center_mm: tuple[float, ...] = (0.0, 0.0, 0.0)
+    radii_mm: tuple[float, ...] = (40.0, 40.0, 40.0)
+
+
+OBLIQUE = ImageGrid(
+    size=(90, 80, 40),
+    spacing=(1.5, 1.7, 3.1),
+    origin=(-30.0, -250.0, 410.0),
+    direction=(0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+)
+
+
+def heart_scan(inside_hu: float, *, noise_hu: float = 0.0, **facts: object) -> Scan:
+    """A ball of 40 mm radius in lung, away from the grid's origin, on an oblique grid."""
+    center = OBLIQUE.center
+    distance = np.linalg.norm(OBLIQUE.voxel_points() - center, axis=-1)
+    volume = np.where(distance < 40.0, inside_hu, -800.0)
+    volume += np.random.default_rng(0).normal(0.0, noise_hu, volume.shape)
+    return Scan(
+        scan_id="a",
+        image=OBLIQUE.to_image(volume.astype(np.float32)),
+        slice_spacing_mm=3.1,
+        acquisition=Acquisition(modality="CT", kvp=120.0, slice_thickness_mm=3.0, **facts),
+    )
+
+
+def to_scan() -> sitk.AffineTransform:
+    matrix = np.eye(4)
+    matrix[:3, 3] = OBLIQUE.center
+    return affine_transform(matrix)
+
+
+def codes(findings) -> list[str]:
+    return [finding.code for finding in findings]
+
+
+def test_a_standard_scan_fires_nothing():
+    scan = heart_scan(40.0, noise_hu=60.0)
+    assert acquisition_findings(scan) == ()
+    assert image_findings(scan, to_scan(), Heart()) == ()
+
+
+@pytest.mark.parametrize(
+    ("kvp", "fires"), [(120.0, False), (100.0, True), (80.0, True), (None, False)]
+)
+def test_other_voltages_are_flagged_and_silence_is_not(kvp, fires):
+    scan = heart_scan(40.0)
+    scan = replace(scan, acquisition=replace(scan.acquisition, kvp=kvp))
+    assert ("KVP" in codes(acquisition_findings(scan))) is fires
+
+
+@pytest.mark.parametrize(
+    ("spacing", "thickness", "fires"),
+    [(5.0, 5.0, False), (4.0, 5.0, False), (4.0, 8.0, True), (8.0, None, True), (3.0, None, False)],
+)
+def test_thick_slices_count_by_thickness_or_spacing(spacing, thickness, fires):
+    scan = heart_scan(40.0)
+    scan = replace(
+        scan,
+        slice_spacing_mm=spacing,
+        acquisition=replace(scan.acquisition, slice_thickness_mm=thickness),
+    )
+    assert ("THICK_SLICES" in codes(acquisition_findings(scan))) is fires
+
+
+@pytest.mark.parametrize(
+    "kernel", ["B60f", "B70f", "Br59f", "Bl57d", "I70f\\3", "LUNG", "BONEPLUS", "YB", "FC51"]
+)
+def test_edge_enhancing_kernels_are_recognized(kernel):
+    assert is_sharp_kernel(kernel)
+
+
+@pytest.mark.parametrize(
+    "kernel", ["B10f", "B30f", "B35f", "B40f", "Qr36d", "STANDARD", "SOFT", "B", "FC12", "", "A"]
+)
+def test_soft_and_unknown_kernels_pass(kernel):
+    assert not is_sharp_kernel(kernel)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "severities"),
+    [
+        (1.0, []),
+        (0.9, []),
+        (0.89, ["review"]),
+        (0.55, ["review"]),
+        (0.54, ["reject"]),
+        (0.0, ["reject"]),
+    ],
+)
+def test_coverage_warns_then_refuses(coverage, severities):
+    assert [f.severity for f in coverage_findings(coverage)] == severities
+
+
+def test_soft_tissue_is_measured_where_the_transform_says():
+    measured = soft_tissue_upper_quartile_hu(heart_scan(57.0).image, to_scan(), Heart())
+    assert measured == pytest.approx(57.0)
+
+
+def test_noise_does_not_pass_for_contrast():
+    scan = heart_scan(45.0, noise_hu=120.0)
+    assert image_findings(scan, to_scan(), Heart()) == ()
+
+
+def test_enhanced_blood_is_flagged_even_when_the_header_is_silent():
+    assert codes(image_findings(heart_scan(180.0), to_scan(), Heart())) == ["CONTRAST"]
+
+
+def test_a_named_agent_is_flagged_even_when_blood_looks_plain():
+    scan = heart_scan(40.0, contrast_agent=True)
+    assert codes(image_findings(scan, to_scan(), Heart())) == ["CONTRAST"]
+
+
+def test_a_lead_in_the_heart_is_metal_and_one_outside_is_not():
+    scan = heart_scan(40.0)
+    volume = sitk.GetArrayFromImage(scan.image)
+    i, j, k = np.round(OBLIQUE.indices(OBLIQUE.center)).astype(int)
+    outside = volume.copy()
+    volume[k, j, i - 3 : i + 3] = 3000.0  # 6 voxels of 7.9 mm³
+    outside[0, 0, :6] = 3000.0
+    with_lead = replace(scan, image=OBLIQUE.to_image(volume))
+    lead_outside = replace(scan, image=OBLIQUE.to_image(outside))
+    assert codes(image_findings(with_lead, to_scan(), Heart())) == ["METAL"]
+    assert image_findings(lead_outside, to_scan(), Heart()) == ()
+
+
+def test_a_heart_outside_the_scan_measures_nothing():
+    matrix = np.eye(4)
+    matrix[:3, 3] = OBLIQUE.center + 1000.0
+    scan = heart_scan(300.0)
+    assert soft_tissue_upper_quartile_hu(scan.image, affine_transform(matrix), Heart()) is None
+    assert image_findings(scan, affine_transform(matrix), Heart()) == ()
