@@ -265,7 +265,7 @@ def table_text(results: Iterable[ScanResult]) -> str:
 
 def json_text(values: Mapping[str, Any]) -> str:
     """Indented JSON that any parser reads: no NaN, keys in their order, UTF-8."""
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return printable(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _lesion_from_json(row: Mapping[str, Any]) -> LesionRow:

@@ -1,0 +1,352 @@
+"""Many series: scored once each, whatever happens, and told in one table.
+
+The table has one row per candidate series, in the order of discovery. A series whose
+content was already scored, in this run or an earlier one in the same folder, is not
+scored again: its row points to the folder that holds its result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from pipelines.index import index_html
+from pipelines.journal import JOURNAL_NAME, Journal, journal_key
+from pipelines.results import STATUSES, ScanResult, json_text, printable, table_text
+from pipelines.scan_folder import (
+    RESULT_NAME,
+    SCANS_FOLDER,
+    remove_own_files,
+    remove_parts,
+    scan_folder,
+    write_atomically,
+)
+from pipelines.version import program_version
+from pipelines.workers import Work
+
+TABLE_NAME = "scores.csv"
+SUMMARY_NAME = "run.json"
+INDEX_NAME = "index.html"
+LOG_NAME = "run.log"
+LOCK_NAME = ".lock"
+
+HASH_DIGITS_IN_NAME = 8
+"""Digits of the content hash that tell two series of one pseudonym apart."""
+
+LOGGER = logging.getLogger("calcium_score")
+"""What goes to `run.log`: pseudonyms, statuses, tracebacks; never a header's value."""
+
+
+class OutputInUseError(RuntimeError):
+    """Another run is writing to the same folder."""
+
+
+class Candidate(Protocol):
+    """What the batch needs to know of a series."""
+
+    @property
+    def scan_id(self) -> str:
+        """Pseudonym."""
+
+    @property
+    def source(self) -> str:
+        """What the user gave."""
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the bytes of the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model a run uses, as the table and the journal name it.
+
+    Args:
+        name: Name of the model.
+        version: Its version.
+        model_hash: SHA-256 of its description, which holds the hashes of its weights.
+    """
+
+    name: str
+    version: str
+    model_hash: str
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What comes back from scoring one series.
+
+    Args:
+        result: What is known of the series; its folder is written.
+        traceback: For `run.log`, empty unless the program failed.
+    """
+
+    result: ScanResult
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One series to score: paths and names, no pixels.
+
+    Args:
+        candidate: The series.
+        scan_id: Name of its folder.
+        key: Its key in the journal.
+    """
+
+    candidate: Candidate
+    scan_id: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings:
+    """How a batch is run; none of it changes a score.
+
+    Args:
+        out: Folder of the run.
+        options: Everything the user chose that changes what is written; JSON values.
+        model: The model.
+        workers: Processes to score in; 1 means this one.
+        scheduler: Address of a running Dask scheduler, in place of `workers`.
+        fresh: Forget what an earlier run in the same folder has finished.
+        command: The command line, for `run.json`.
+    """
+
+    out: Path
+    options: dict[str, object]
+    model: ModelIdentity
+    workers: int = 1
+    scheduler: str | None = None
+    fresh: bool = False
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSummary:
+    """What a batch came to.
+
+    Args:
+        results: One per candidate, in the order of the table.
+        n_skipped: How many an earlier run had finished.
+        seconds: Wall time, s.
+    """
+
+    results: tuple[ScanResult, ...]
+    n_skipped: int
+    seconds: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of series by status, every status named."""
+        counted = Counter(result.status for result in self.results)
+        return {status: counted[status] for status in STATUSES}
+
+
+class Batch:
+    """A batch on its way.
+
+    Args:
+        settings: How it is run.
+        score: Scores one series and writes its folder; runs in the workers.
+        give_up: Says that a series' worker died, and writes its folder; runs here.
+        on_finish: Called with each result as it is known, once per content.
+    """
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        score: Callable[[Task], Outcome],
+        give_up: Callable[[Task], Outcome],
+        on_finish: Callable[[ScanResult], None] = lambda result: None,
+    ) -> None:
+        self.settings = settings
+        self.score = score
+        self.give_up = give_up
+        self.on_finish = on_finish
+        self._keys: list[str] = []
+        self._names: dict[str, str] = {}
+        self._n_skipped = 0
+
+    def run(self, candidates: Sequence[Candidate]) -> BatchSummary:
+        """Score what is not scored yet, then write table, summary and index.
+
+        Raises:
+            OutputInUseError: If another run writes to the same folder.
+            WorkersLostError: If all workers are gone; what is finished stays finished.
+        """
+        start = time.monotonic()
+        out = self.settings.out
+        (out / SCANS_FOLDER).mkdir(parents=True, exist_ok=True)
+        with _locked(out), _logging_to(out / LOG_NAME):
+            journal = self._open_journal()
+            LOGGER.info("run of %d series with %s", len(candidates), self.settings.model.label)
+            for task, outcome in self._outcomes(self._tasks(candidates, journal)):
+                journal.append(task.key, outcome.result)
+                _log(outcome)
+                self.on_finish(outcome.result)
+            results = tuple(
+                replace(journal[key], source=printable(candidate.source))
+                for candidate, key in zip(candidates, self._keys, strict=True)
+            )
+            summary = BatchSummary(results, self._n_skipped, time.monotonic() - start)
+            self._write(summary)
+            LOGGER.info("finished: %s", summary.counts)
+        return summary
+
+    def _open_journal(self) -> Journal:
+        out = self.settings.out
+        for folder in (out, out / SCANS_FOLDER):
+            remove_parts(folder)
+        journal = Journal(out / JOURNAL_NAME)
+        if self.settings.fresh:
+            for result in journal.results():
+                remove_own_files(scan_folder(out, result.scan_id))
+            journal.path.unlink(missing_ok=True)
+            journal = Journal(journal.path)
+        if journal.passed_over:
+            LOGGER.warning("%d lines of the journal are not readable", journal.passed_over)
+        return journal
+
+    def _tasks(self, candidates: Sequence[Candidate], journal: Journal) -> Iterator[Task]:
+        """What is left to do, found out as the work goes on: hashing takes time."""
+        self._names = {result.scan_id: key for key in journal for result in [journal[key]]}
+        seen: set[str] = set()
+        for candidate in candidates:
+            key = self._key(candidate)
+            self._keys.append(key)
+            if key in seen:
+                LOGGER.info("%s has the content of an earlier series", candidate.scan_id)
+                continue
+            seen.add(key)
+            if self._is_finished(journal, key):
+                self._n_skipped += 1
+                self.on_finish(journal[key])
+            else:
+                yield Task(candidate, self._name(candidate, key), key)
+
+    def _key(self, candidate: Candidate) -> str:
+        try:
+            content_hash = candidate.content_hash
+        except OSError as error:  # reading will say so in the scan's own row
+            content_hash = f"unreadable {type(error).__name__} {candidate.source}"
+        options = {**self.settings.options, "program": program_version()}
+        return journal_key(content_hash, self.settings.model.model_hash, options)
+
+    def _name(self, candidate: Candidate, key: str) -> str:
+        """Folder name, told apart if another series of the same pseudonym has it."""
+        if self._names.setdefault(candidate.scan_id, key) == key:
+            return candidate.scan_id
+        name = f"{candidate.scan_id}-{key[:HASH_DIGITS_IN_NAME]}"
+        self._names[name] = key
+        return name
+
+    def _is_finished(self, journal: Journal, key: str) -> bool:
+        """Whether the journal holds it and its folder is there; failures are tried again."""
+        if key not in journal or journal[key].status == "failed":
+            return False
+        return (scan_folder(self.settings.out, journal[key].scan_id) / RESULT_NAME).is_file()
+
+    def _outcomes(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
+        work = Work(self.score, self.give_up)
+        if self.settings.workers == 1 and self.settings.scheduler is None:
+            return work.in_this_process(tasks)
+        return work.on_workers(
+            tasks, workers=self.settings.workers, scheduler=self.settings.scheduler
+        )
+
+    def _write(self, summary: BatchSummary) -> None:
+        out, settings = self.settings.out, self.settings
+        facts = {
+            "command": [printable(word) for word in settings.command],
+            "program": f"calcium-score {program_version()}",
+            "python": platform.python_version(),
+            "packages": _package_versions(),
+            "model": {
+                "name": settings.model.name,
+                "version": settings.model.version,
+                "sha256": settings.model.model_hash,
+            },
+            "options": settings.options,
+            "preset": next((r.preset for r in summary.results if r.preset), None),
+            "workers": settings.workers,
+            "scheduler": settings.scheduler,
+            "series": len(summary.results),
+            "finished_by_an_earlier_run": summary.n_skipped,
+            "counts": summary.counts,
+            "wall_seconds": round(summary.seconds, 2),
+            "notice": "research use, not a medical device",
+        }
+        write_atomically(out / TABLE_NAME, table_text(summary.results))
+        write_atomically(out / INDEX_NAME, index_html(summary.results, facts))
+        write_atomically(out / SUMMARY_NAME, json_text(facts))
+
+
+def _package_versions() -> dict[str, str]:
+    from importlib import metadata
+
+    names = ("numpy", "scipy", "SimpleITK", "pydicom", "keras", "tensorflow_cpu", "tensorflow")
+    versions = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _log(outcome: Outcome) -> None:
+    result = outcome.result
+    LOGGER.info("%s %s %s", result.scan_id, result.status, result.reasons or "-")
+    if outcome.traceback:
+        LOGGER.error("%s\n%s", result.scan_id, outcome.traceback.rstrip())
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = LOGGER.level, LOGGER.propagate
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        handler.close()
+        LOGGER.setLevel(before[0])
+        LOGGER.propagate = before[1]
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder; the lock vanishes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such lock on Windows
+        yield
+        return
+    handle = os.open(out / LOCK_NAME, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputInUseError("another run is writing to this folder") from error
+        except OSError:  # file systems without locks
+            LOGGER.debug("no locks on this file system")
+        yield
+    finally:
+        os.close(handle)

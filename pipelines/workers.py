@@ -1,0 +1,162 @@
+"""Scans handed out to this process, to processes of this machine, or to a cluster.
+
+Tasks hold paths, never images. A worker that dies takes down the scan it was reading and
+no other: the scan is tried once more with nothing beside it, then given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+TaskT = TypeVar("TaskT")
+OutcomeT = TypeVar("OutcomeT")
+
+POLL_SECONDS = 5.0
+"""How often the number of workers is looked at while all are busy, s."""
+
+PATIENCE_SECONDS = 120.0
+"""How long a run waits for a first or a new worker before it gives up, s."""
+
+IN_FLIGHT_PER_WORKER = 2
+"""Scans handed to a cluster per worker: one to score, one to follow at once."""
+
+
+class WorkersLostError(RuntimeError):
+    """No worker is left, so the batch cannot go on; what is finished stays finished."""
+
+
+class Work(Generic[TaskT, OutcomeT]):
+    """What to do with a task, and what to say when its worker died over it.
+
+    Args:
+        score: Called with the task in some process; must be importable there.
+        give_up: Called here with the task whose worker died twice.
+    """
+
+    def __init__(
+        self, score: Callable[[TaskT], OutcomeT], give_up: Callable[[TaskT], OutcomeT]
+    ) -> None:
+        self.score = score
+        self.give_up = give_up
+
+    def in_this_process(self, tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, OutcomeT]]:
+        """Task and outcome, one after the other."""
+        for task in tasks:
+            yield task, self.score(task)
+
+    def on_workers(
+        self, tasks: Iterable[TaskT], *, workers: int = 1, scheduler: str | None = None
+    ) -> Iterator[tuple[TaskT, OutcomeT]]:
+        """Task and outcome, in the order in which the workers finish.
+
+        Args:
+            tasks: Drawn from as workers become free.
+            workers: Processes to start on this machine, if no `scheduler` is given.
+            scheduler: Address of a running Dask scheduler, such as `tcp://host:8786`.
+
+        Yields:
+            Each task once, with its outcome.
+
+        Raises:
+            WorkersLostError: If there is no worker for `PATIENCE_SECONDS`.
+        """
+        with _connected(workers, scheduler) as client:
+            suspects: list[TaskT] = []
+            per_worker = 1 if scheduler is None else IN_FLIGHT_PER_WORKER
+            yield from self._spread(client, iter(tasks), per_worker, suspects)
+            for task in suspects:
+                yield from self._spread(client, iter([task]), 1, None)
+
+    def _spread(
+        self,
+        client: Client,
+        tasks: Iterator[TaskT],
+        per_worker: int,
+        suspects: list[TaskT] | None,
+    ) -> Iterator[tuple[TaskT, OutcomeT]]:
+        in_flight: dict[Future[OutcomeT], TaskT] = {}
+        while True:
+            room = per_worker * _number_of_workers(client) - len(in_flight)
+            for _, task in zip(range(room), tasks, strict=False):
+                in_flight[client.submit(self.score, task, pure=False)] = task
+            if not in_flight:
+                return
+            for future in _finished(client, in_flight):
+                task = in_flight.pop(future)
+                if _worker_died(future):
+                    if suspects is None:
+                        yield task, self.give_up(task)
+                    else:
+                        suspects.append(task)
+                else:
+                    yield task, future.result()
+                future.release()
+
+
+@contextlib.contextmanager
+def _connected(workers: int, scheduler: str | None) -> Iterator[Client]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.scheduler.worker-saturation": 1.0,
+    }
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
+        address: LocalCluster | str | None = scheduler
+        if scheduler is None:
+            address = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        try:
+            client = stack.enter_context(Client(address, timeout=PATIENCE_SECONDS))
+        except (OSError, TimeoutError) as error:
+            raise WorkersLostError(f"no scheduler answers at {scheduler}") from error
+        yield client
+
+
+def _number_of_workers(client: Client) -> int:
+    from distributed import TimeoutError as NoAnswer
+
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+    except NoAnswer as error:
+        raise WorkersLostError(
+            f"no worker has been there for {PATIENCE_SECONDS:.0f} s; run the same command again "
+            "to go on from here"
+        ) from error
+    return len(client.nthreads())
+
+
+def _finished(client: Client, futures: Iterable[Future[OutcomeT]]) -> list[Future[OutcomeT]]:
+    from distributed import TimeoutError as NoAnswer
+    from distributed import wait
+
+    pending = list(futures)
+    while True:
+        try:
+            return list(wait(pending, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done)
+        except NoAnswer:
+            _number_of_workers(client)
+
+
+def _worker_died(future: Future[OutcomeT]) -> bool:
+    from distributed import KilledWorker
+
+    if future.status == "cancelled":
+        raise WorkersLostError("the scheduler is gone; run the same command again to go on")
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
