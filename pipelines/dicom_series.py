@@ -1,0 +1,200 @@
+"""CT series in DICOM files, single-frame or enhanced, as volumes in HU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from pipelines.dicom_acquisition import read_acquisition
+from pipelines.dicom_frames import FrameAttributes, count_frames, is_enhanced
+from pipelines.dicom_headers import CT_SOP_CLASSES, modality_of
+from pipelines.dicom_pixels import UndecodableImage, has_pixel_data, stored_values
+from pipelines.dicom_values import integer, number, numbers, text, texts, tolerant_reading
+from pipelines.discovery import SCAN_ID_LENGTH, SeriesCandidate
+from pipelines.reasons import UnusableSeries
+from pipelines.scan import Scan
+from pipelines.slice_geometry import MAX_VOXELS, SlicePlane, listed, stack_planes
+from pipelines.storage import UnreadableFile, combined_digest, read_bytes
+
+HU_RESCALE_TYPES = frozenset({None, "HU", "US"})
+"""RescaleType (0028,1054) of Hounsfield units; US is "unspecified" (DICOM PS3.3 C.11.1.1.2).
+Others are iodine maps, electron densities and the like of dual-energy scanners."""
+
+
+@dataclass(slots=True)
+class _File:
+    """One parsed file; its dataset is dropped once the pixels are in the volume."""
+
+    path: Path
+    name: str
+    ds: Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One slice: where its pixels are, where it lies, and how to rescale it."""
+
+    file: _File
+    number: int
+    plane: SlicePlane
+    slope: float
+    intercept: float
+
+
+def read_dicom_series(candidate: SeriesCandidate) -> Scan:
+    """Read a CT series; each file is read once.
+
+    Raises:
+        UnusableSeries: If it is not a complete, evenly spaced stack of axial CT slices in HU.
+    """
+    with tolerant_reading():
+        files, content_hash = _read_files(candidate)
+        _check_kind(files)
+        frames = [frame for file in files for frame in _frames_of(file)]
+        _check_size(frames)
+        grid, order, tilt_deg = stack_planes([frame.plane for frame in frames])
+        ordered = [frames[number] for number in order]
+        acquisition, warnings = read_acquisition(
+            [FrameAttributes(frame.file.ds, frame.number) for frame in ordered], tilt_deg
+        )
+        paths = tuple(dict.fromkeys(str(frame.file.path) for frame in ordered))
+        volume_hu = _rescaled(ordered, grid.shape)
+    return Scan(
+        scan_id=content_hash[:SCAN_ID_LENGTH],
+        image=grid.to_image(volume_hu),
+        slice_spacing_mm=grid.spacing[2],
+        acquisition=acquisition,
+        files=paths,
+        source=candidate.source,
+        content_hash=content_hash,
+        warnings=warnings,
+    )
+
+
+def _read_files(candidate: SeriesCandidate) -> tuple[list[_File], str]:
+    files, digests, damaged = [], [], []
+    for path in candidate.files:
+        name = candidate.name_of(path)
+        try:
+            content = read_bytes(path)
+            digests.append(hashlib.sha256(content).hexdigest())
+            files.append(_File(path, name, dcmread(BytesIO(content), force=True)))
+        except UnreadableFile as error:
+            damaged.append(f"{name} ({error})")
+        except Exception:  # pydicom raises almost anything on a damaged file
+            damaged.append(f"{name} (damaged)")
+    if damaged:
+        raise UnusableSeries("CORRUPT_FILE", f"cannot be read: {listed(damaged)}")
+    return files, combined_digest(digests)
+
+
+def _check_kind(files: Sequence[_File]) -> None:
+    for file in files:
+        modality = modality_of(file.ds)
+        sop_class = text(file.ds, "SOPClassUID")
+        if modality not in ("CT", None):
+            raise UnusableSeries("NOT_CT", f"the modality is {modality} in {file.name}")
+        if sop_class is not None and sop_class not in CT_SOP_CLASSES:
+            what = UID(sop_class).name
+            raise UnusableSeries("NOT_CT", f"{file.name} is not a CT slice but: {what}")
+        if "LOCALIZER" in texts(file.ds, "ImageType"):
+            raise UnusableSeries("LOCALIZER", f"{file.name} is a localizer (scout view)")
+    empty = [file.name for file in files if not has_pixel_data(file.ds)]
+    if len(empty) == len(files):
+        raise UnusableSeries("NO_PIXEL_DATA", f"no image in {listed(empty)}")
+    if empty:
+        raise UnusableSeries("CORRUPT_FILE", f"no image in {listed(empty)}, unlike the others")
+    unknown = [f.name for f in files if modality_of(f.ds) is None]
+    if unknown:
+        raise UnusableSeries("NOT_CT", f"no modality is given in {listed(unknown)}")
+
+
+def _frames_of(file: _File) -> list[_Frame]:
+    count = count_frames(file.ds)
+    if count > 1 and not is_enhanced(file.ds):
+        raise UnusableSeries(
+            "CORRUPT_FILE", f"{file.name} holds {count} images without saying where they lie"
+        )
+    return [
+        _frame(file, number, f", frame {number + 1}" if count > 1 else "")
+        for number in range(count)
+    ]
+
+
+def _frame(file: _File, number_in_file: int, suffix: str) -> _Frame:
+    frame = FrameAttributes(file.ds, number_in_file)
+    name = file.name + suffix
+    slope, intercept = (
+        number(frame.holder(keyword), keyword) for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
+    rescale_type = text(frame.holder("RescaleType"), "RescaleType")
+    if not slope or intercept is None:
+        raise UnusableSeries("NOT_HU", f"no valid RescaleSlope and RescaleIntercept in {name}")
+    if rescale_type not in HU_RESCALE_TYPES:
+        raise UnusableSeries("NOT_HU", f"the values in {name} are {rescale_type}, not HU")
+    plane = SlicePlane(
+        name,
+        (integer(file.ds, "Rows") or 0, integer(file.ds, "Columns") or 0),
+        _numbers(frame, "ImagePositionPatient", 3),
+        _numbers(frame, "ImageOrientationPatient", 6),
+        _numbers(frame, "PixelSpacing", 2),
+    )
+    return _Frame(file, number_in_file, plane, slope, intercept)
+
+
+def _numbers(frame: FrameAttributes, keyword: str, count: int) -> tuple[float, ...] | None:
+    return numbers(frame.holder(keyword), keyword, count)
+
+
+def _check_size(frames: Sequence[_Frame]) -> None:
+    voxels = sum(frame.plane.shape[0] * frame.plane.shape[1] for frame in frames)
+    if voxels > MAX_VOXELS:
+        raise UnusableSeries(
+            "TOO_LARGE", f"{len(frames)} slices, {voxels} voxels; up to {MAX_VOXELS} are accepted"
+        )
+
+
+def _rescaled(frames: Sequence[_Frame], shape: tuple[int, ...]) -> NDArray[np.generic]:
+    """Volume in HU, int16 where that loses nothing, else float32, shape `(z, y, x)`."""
+    whole = all(f.slope.is_integer() and f.intercept.is_integer() for f in frames)
+    volume_hu = np.empty(shape, np.int16 if whole else np.float32)
+    decoded: dict[Path, NDArray[np.integer]] = {}
+    last_use = {frame.file.path: index for index, frame in enumerate(frames)}
+    for index, frame in enumerate(frames):
+        path = frame.file.path
+        if path not in decoded:
+            decoded[path] = _decode(frame.file)
+        stored = decoded[path][frame.number]
+        if volume_hu.dtype == np.int16 and not _fits_int16(stored, frame):
+            volume_hu = volume_hu.astype(np.float32)
+        if volume_hu.dtype == np.int16:
+            volume_hu[index] = stored.astype(np.int32) * int(frame.slope) + int(frame.intercept)
+        else:
+            volume_hu[index] = stored * frame.slope + frame.intercept
+        if last_use[path] == index:
+            del decoded[path]
+    return volume_hu
+
+
+def _decode(file: _File) -> NDArray[np.integer]:
+    try:
+        return stored_values(file.ds)
+    except UndecodableImage as error:
+        raise UnusableSeries("CORRUPT_FILE", f"{file.name}: {error}") from error
+    finally:
+        del file.ds["PixelData"]
+
+
+def _fits_int16(stored: NDArray[np.integer], frame: _Frame) -> bool:
+    ends = (float(stored.min()), float(stored.max()))
+    hu = [end * frame.slope + frame.intercept for end in ends]
+    return min(hu) >= -(2**15) and max(hu) < 2**15

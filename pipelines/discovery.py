@@ -1,0 +1,230 @@
+"""Finding every series in what the user gave: folders, archives, single files.
+
+Files are recognized by content, never by suffix or name, and only headers are read.
+Whatever looks like an image series becomes a candidate, also what will be refused, so
+that a run accounts for all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipelines.dicom_headers import FileHeader, is_dicom, read_header
+from pipelines.dicom_values import tolerant_reading
+from pipelines.stacks import MIN_STACK_SLICES, along_normal, split_stacks
+from pipelines.storage import (
+    UnreadableFile,
+    combined_digest,
+    digest,
+    file_size,
+    list_files,
+    read_head,
+)
+from pipelines.volume_headers import data_files, is_volume
+
+SCAN_ID_LENGTH = 12
+"""Hexadecimal digits of a scan's pseudonym: a clash among a million scans has odds of 1:500."""
+
+_LOGGER = logging.getLogger(__name__)
+_HEAD_BYTES = 512
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesCandidate:
+    """The files of one series, before anybody has looked at a pixel.
+
+    Args:
+        files: Where the files are; a path may lead through a zip archive (`read_bytes`
+            of `pipelines.storage` opens such paths).
+        source: The folder or file that holds the series, as the user spells it.
+        modality: DICOM Modality, `None` if unknown and for other formats.
+        kind: `"dicom"`, or `"volume"` for NIfTI, NRRD and MetaImage files.
+        base: Folder that file names in messages are relative to.
+    """
+
+    files: tuple[Path, ...]
+    source: str
+    modality: str | None = None
+    kind: Literal["dicom", "volume"] = "dicom"
+    base: Path = field(default=Path(), repr=False)
+
+    @property
+    def scan_id(self) -> str:
+        """Pseudonym made of the files' content alone: no name, no tag, no path goes into it."""
+        return self.content_hash()[:SCAN_ID_LENGTH]
+
+    def content_hash(self) -> str:
+        """SHA-256 over the files' bytes, hexadecimal; their order and names do not matter."""
+        return combined_digest([digest(path) for path in self.files])
+
+    def name_of(self, path: Path) -> str:
+        """Name of one of the files as the user would find it."""
+        return display_name(path, self.base)
+
+
+def display_name(path: Path, base: Path) -> str:
+    """Path relative to `base` with forward slashes, or the bare name outside of it."""
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+
+
+def find_series(
+    inputs: Sequence[Path | str], *, exclude: Sequence[Path | str] = ()
+) -> list[SeriesCandidate]:
+    """Every image series in the inputs, in an order that depends on their names alone.
+
+    Copies of the same file count once. Files that are neither DICOM, NIfTI, NRRD nor
+    MetaImage are passed over in silence; damaged DICOM files go to the series they lie
+    beside, which is then refused by `read_scan`, or become a candidate of their own.
+
+    Args:
+        inputs: Folders, zip archives or files.
+        exclude: Folders that are not entered, for instance the output folder.
+
+    Returns:
+        One candidate per stack of slices, empty if there is none.
+
+    Raises:
+        FileNotFoundError: If an input does not exist.
+    """
+    bases: dict[Path, Path] = {}
+    for given in map(Path, inputs):
+        for path in list_files(given, [Path(folder) for folder in exclude]):
+            bases.setdefault(path, given.parent)
+    with tolerant_reading():
+        candidates = _find_among(list(bases), bases)
+    order = {path: number for number, path in enumerate(bases)}
+    candidates.sort(key=lambda candidate: min(order[path] for path in candidate.files))
+    return _with_sources(_without_copies(candidates))
+
+
+def _find_among(paths: list[Path], bases: dict[Path, Path]) -> list[SeriesCandidate]:
+    headers, damaged, candidates = [], [], []
+    for path in paths:
+        try:
+            head = read_head(path, _HEAD_BYTES)
+            if is_dicom(head):
+                header = read_header(path)
+                headers.extend([header] if header else [])
+            elif is_volume(head, path.name):
+                files = (path, *data_files(path))
+                candidates.append(SeriesCandidate(files, "", kind="volume", base=bases[path]))
+            elif _was_meant_as_dicom(head, path):
+                damaged.append(path)
+        except UnreadableFile as error:
+            _LOGGER.warning("%s: %s", display_name(path, bases[path]), error)
+            damaged.append(path)
+    candidates.extend(_dicom_candidates(headers, damaged, bases))
+    return candidates
+
+
+def _was_meant_as_dicom(head: bytes, path: Path) -> bool:
+    """Whether an unrecognized file is likely the ruin of a DICOM file."""
+    if path.name.startswith("."):  # what file managers leave behind
+        return False
+    return path.suffix.lower() in _DICOM_SUFFIXES or (not path.suffix and not head.strip(b"\0"))
+
+
+def _dicom_candidates(
+    headers: list[FileHeader], damaged: list[Path], bases: dict[Path, Path]
+) -> list[SeriesCandidate]:
+    series: dict[object, list[FileHeader]] = defaultdict(list)
+    for header in headers:
+        series[_series_key(header)].append(header)
+    stacks = [stack for members in series.values() for stack in split_stacks(_distinct(members))]
+    files = [(_in_slice_order(stack), stack[0].modality) for stack in stacks]
+    for lost in _by_folder(damaged).values():
+        owners = [
+            number
+            for number, (paths, modality) in enumerate(files)
+            if modality == "CT"
+            and len(paths) >= MIN_STACK_SLICES
+            and any(path.parent == lost[0].parent for path in paths)
+        ]
+        if len(owners) == 1:
+            files[owners[0]][0].extend(lost)
+        else:
+            files.append((lost, None))
+    return [
+        SeriesCandidate(tuple(paths), "", modality, "dicom", bases[paths[0]])
+        for paths, modality in files
+    ]
+
+
+def _series_key(header: FileHeader) -> object:
+    """SeriesInstanceUID, or what comes nearest to it in files that lack one."""
+    if header.series_uid:
+        return header.series_uid
+    orientation = header.orientation and tuple(round(value, 1) for value in header.orientation)
+    return (
+        header.path.parent,
+        header.study_uid,
+        header.series_number,
+        header.rows,
+        header.columns,
+        orientation,
+    )
+
+
+def _distinct(headers: list[FileHeader]) -> list[FileHeader]:
+    """The headers without copies: files of one SOPInstanceUID with the same bytes."""
+    times = Counter(header.instance_uid for header in headers)
+    kept: dict[object, FileHeader] = {}
+    for header in headers:
+        is_alone = header.instance_uid is None or times[header.instance_uid] == 1
+        key = header.path if is_alone else (header.instance_uid, digest(header.path))
+        kept.setdefault(key, header)
+    return list(kept.values())
+
+
+def _in_slice_order(stack: list[FileHeader]) -> list[Path]:
+    """Paths by position along the normal, feet or head first; by name where unknown."""
+    positions = along_normal(stack)
+    return [stack[number].path for number in np.argsort(positions, kind="stable")]
+
+
+def _by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        folders[path.parent].append(path)
+    return folders
+
+
+def _without_copies(candidates: list[SeriesCandidate]) -> list[SeriesCandidate]:
+    """The candidates without those that hold the same bytes as an earlier one."""
+    sizes = [tuple(sorted(file_size(path) for path in c.files)) for c in candidates]
+    times = Counter(sizes)
+    kept: dict[object, SeriesCandidate] = {}
+    for number, candidate in enumerate(candidates):
+        key = number if times[sizes[number]] == 1 else candidate.content_hash()
+        kept.setdefault(key, candidate)
+    return list(kept.values())
+
+
+def _with_sources(candidates: list[SeriesCandidate]) -> list[SeriesCandidate]:
+    folders = [_folder_of(candidate) for candidate in candidates]
+    times = Counter(folders)
+    named = []
+    for folder, candidate in zip(folders, candidates, strict=True):
+        source = folder
+        if times[folder] > 1:
+            more = len(candidate.files) - 1
+            source += f" [{candidate.files[0].name}{f' and {more} more' if more else ''}]"
+        named.append(replace(candidate, source=source))
+    return named
+
+
+def _folder_of(candidate: SeriesCandidate) -> str:
+    if candidate.kind == "volume" or len(candidate.files) == 1:
+        return candidate.name_of(candidate.files[0])
+    folder = Path(os.path.commonpath([path.parent for path in candidate.files]))
+    name = candidate.name_of(folder)
+    return name if name not in ("", ".") else folder.resolve().name

@@ -1,0 +1,217 @@
+"""Files as the user gave them: folder trees, single files, and members of zip archives.
+
+A member of an archive is named by a path *through* the archive,
+`study.zip/series 1/IM0001`. It is read in memory and never unpacked, so an archive
+cannot write anywhere, nothing has to be cleaned up, and worker processes on other
+machines can read what the first one found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+MAX_FILE_BYTES = 4 * 2**30
+"""Larger files are refused [bytes]: 2³¹ voxels of 2 bytes, far beyond any CT series (own)."""
+
+_LOGGER = logging.getLogger(__name__)
+_HASH_CHUNK_BYTES = 2**20
+
+
+class UnreadableFile(OSError):  # noqa: N818 (says what is wrong with the file)
+    """A file that exists and cannot be read; the message does not repeat its name."""
+
+
+def list_files(root: Path, exclude: Sequence[Path] = ()) -> Iterator[Path]:
+    """Regular files under `root` in a stable order, archives replaced by their members.
+
+    Links to folders are followed, each real folder and file visited once, so that loops
+    end. Pipes, sockets and devices are passed over. Folders that cannot be listed are
+    named in the log.
+
+    Args:
+        root: A folder, an archive or a file.
+        exclude: Folders that are not entered (the output folder of a run, say).
+
+    Raises:
+        FileNotFoundError: If `root` does not exist.
+    """
+    root.stat()
+    skipped = {_identity(folder) for folder in exclude if folder.exists()}
+    for path in _walk(root, skipped):
+        if zipfile.is_zipfile(path) if _has_zip_magic(path) else False:
+            yield from _list_members(path)
+        else:
+            yield path
+
+
+def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """Content of a file or archive member.
+
+    Args:
+        path: A path from `list_files`.
+        limit: Most bytes accepted; files that are larger are refused unread.
+
+    Raises:
+        UnreadableFile: If it cannot be opened, unpacked, or is larger than `limit`.
+    """
+    try:
+        with open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > limit:
+                raise UnreadableFile(f"larger than {limit} bytes")
+            return stream.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        archive = find_archive(path)
+        if archive is None:
+            raise UnreadableFile("no such file") from error
+        return _read_member(archive, path.relative_to(archive).as_posix(), limit)
+    except UnreadableFile:
+        raise
+    except OSError as error:
+        raise UnreadableFile(error.strerror or "cannot be opened") from error
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """First `size` bytes of a file or archive member, fewer if it is shorter.
+
+    Raises:
+        UnreadableFile: If it cannot be opened or unpacked.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(size)
+    except (FileNotFoundError, NotADirectoryError):
+        return read_bytes(path)[:size]
+    except OSError as error:
+        raise UnreadableFile(error.strerror or "cannot be opened") from error
+
+
+def file_size(path: Path) -> int:
+    """Size of a file or archive member in bytes, -1 if it cannot be known."""
+    return _signature(path)[0]
+
+
+def find_archive(path: Path) -> Path | None:
+    """The archive a path leads through, or `None` for an ordinary path."""
+    return next((parent for parent in path.parents if parent.is_file()), None)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file or archive member, hexadecimal; remembered while the file is unchanged.
+
+    A file that cannot be read gives the digest of the empty string, so that a refused
+    series still has an identity.
+    """
+    return _digest(path, _signature(path))
+
+
+def combined_digest(digests: Sequence[str]) -> str:
+    """SHA-256 over the sorted digests of a file set, hexadecimal: no order, no names."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode("ascii")).hexdigest()
+
+
+def _walk(root: Path, skipped: set[tuple[int, int]]) -> Iterator[Path]:
+    seen = set(skipped)
+    pending = [root]
+    while pending:
+        path = pending.pop()
+        try:
+            status = path.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            if stat.S_ISDIR(status.st_mode):
+                pending.extend(sorted(path.iterdir(), reverse=True))
+            elif stat.S_ISREG(status.st_mode):
+                yield path
+        except OSError as error:
+            _LOGGER.warning("%s: passed over (%s)", path, error.strerror)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _has_zip_magic(path: Path) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except OSError:
+        return False
+
+
+def _list_members(archive: Path) -> Iterator[Path]:
+    for name in sorted(_open_archive(archive, _signature(archive)).namelist()):
+        if name.endswith("/"):
+            continue
+        if not _is_safe_member(name):
+            _LOGGER.warning("%s: member %r passed over, its path leads outside", archive, name)
+            continue
+        yield archive / name
+
+
+def _is_safe_member(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return not (name.startswith("/") or "\\" in name or "\0" in name or ".." in parts) and bool(
+        parts
+    )
+
+
+def _read_member(archive: Path, name: str, limit: int) -> bytes:
+    try:
+        opened = _open_archive(archive, _signature(archive))
+        if opened.getinfo(name).file_size > limit:
+            raise UnreadableFile(f"larger than {limit} bytes")
+        with opened.open(name) as stream:
+            content = stream.read(limit + 1)
+    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, EOFError) as error:
+        raise UnreadableFile("cannot be unpacked from its archive") from error
+    if len(content) > limit:
+        raise UnreadableFile(f"larger than {limit} bytes")
+    return content
+
+
+@lru_cache(maxsize=4)
+def _open_archive(archive: Path, signature: tuple[int, int]) -> zipfile.ZipFile:
+    return zipfile.ZipFile(archive)
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    """Size and time of change; for a member, its size and the archive's time."""
+    try:
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+    except OSError:
+        archive = find_archive(path)
+        if archive is None:
+            return -1, 0
+        changed = archive.stat().st_mtime_ns
+        try:
+            opened = _open_archive(archive, _signature(archive))
+            return opened.getinfo(path.relative_to(archive).as_posix()).file_size, changed
+        except (zipfile.BadZipFile, KeyError):
+            return -1, changed
+
+
+@lru_cache(maxsize=2**16)
+def _digest(path: Path, signature: tuple[int, int]) -> str:
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        try:
+            return hashlib.sha256(read_bytes(path)).hexdigest()
+        except UnreadableFile:
+            return hashlib.sha256().hexdigest()
+    except OSError:
+        return hashlib.sha256().hexdigest()
