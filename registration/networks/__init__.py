@@ -1,0 +1,1 @@
+"""Networks that predict transforms from a pair of images."""

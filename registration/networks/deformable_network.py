@@ -1,0 +1,209 @@
+"""The regressor of DIRNet and of the deformable stages of DLIR: two images to control points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import keras
+from keras import layers, ops
+
+from registration.layers.bspline_field import BSplineField
+from registration.layers.thin_plate_spline_field import ThinPlateSplineField
+from registration.layers.velocity_integration import VelocityIntegration
+
+Downsampling = Literal["average", "max", "strided"]
+Transformer = Literal["bspline3", "bspline2", "thin_plate_spline"]
+ReceptiveField = Literal["baseline", "overlapping", "full"]
+
+FULL_IMAGE_DILATIONS = (1, 2, 4, 8)
+"""Dilations after the last downsampling that let every control point see the whole image."""
+
+FOLD_FREE_SHARE = 0.4
+"""Largest displacement of a control point, as a share of the spacing, at which a cubic
+B-spline cannot fold (Choi and Lee 2000 give 0.48 in 2-D and 0.40 in 3-D)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeformableConfig:
+    """What a deformable network looks like.
+
+    Args:
+        downsamplings: How often each array axis is halved; the control point spacing is 2
+            to that power, voxels. Axes may differ, for stacks of few slices: an axis with
+            fewer halvings is halved last.
+        kernels: Kernels per convolution.
+        downsampling: Average or max pooling after, or stride in, each convolution.
+        transformer: Spline of the displacement field.
+        receptive_field: `"baseline"` ends in 1x1 convolutions; `"overlapping"` puts one
+            more 3x3 convolution before them, so that the patches of neighboring control
+            points overlap further; `"full"` four dilated ones, so that each sees the image.
+        convolutions: Further 3x3 convolutions after the last downsampling.
+        hidden_layers: 1x1 convolutions before the output.
+        stem_stride: Stride of the first convolution per axis, in place of its pooling;
+            makes large 3-D images several times cheaper. 1 keeps the published layout.
+        displacement_limit: Largest displacement of a control point as a share of the
+            spacing, by tanh; `None` leaves it free.
+        diffeomorphic: Read the field as a velocity and integrate it.
+    """
+
+    downsamplings: tuple[int, ...] = (4, 4)
+    kernels: int = 16
+    downsampling: Downsampling = "average"
+    transformer: Transformer = "bspline3"
+    receptive_field: ReceptiveField = "baseline"
+    convolutions: int = 0
+    hidden_layers: int = 2
+    stem_stride: int = 1
+    displacement_limit: float | None = None
+    diffeomorphic: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {
+            "downsampling": ("average", "max", "strided"),
+            "transformer": ("bspline3", "bspline2", "thin_plate_spline"),
+            "receptive_field": ("baseline", "overlapping", "full"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {allowed}. Received: {getattr(self, name)!r}"
+                )
+        object.__setattr__(self, "downsamplings", tuple(int(n) for n in self.downsamplings))
+        if len(self.downsamplings) not in (2, 3) or min(self.downsamplings) < 0:
+            raise ValueError(
+                "downsamplings needs two or three numbers, none negative. "
+                f"Received: {self.downsamplings}"
+            )
+        if self.stem_stride not in (1, 2):
+            raise ValueError(f"stem_stride must be 1 or 2. Received: {self.stem_stride}")
+
+    @property
+    def dimension(self) -> int:
+        """Number of image axes."""
+        return len(self.downsamplings)
+
+    @property
+    def control_point_spacing(self) -> tuple[int, ...]:
+        """Distance between control points per array axis, voxels."""
+        return tuple(2**n for n in self.downsamplings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def deformable_network(
+    config: DeformableConfig, *, image_shape: Sequence[int | None] | None = None
+) -> keras.Model:
+    """Network that registers a pair in one pass; its output starts at the identity.
+
+    Args:
+        config: Layout of the network.
+        image_shape: Spatial shape, array order; unknown sizes by default, so that a network
+            trained on patches runs on whole images. A thin plate spline needs it.
+
+    Returns:
+        Model from `(fixed, moving)`, each `(batch, *shape, 1)` scaled to about [0, 1], to a
+        dictionary of `control_points` `(batch, *lattice, d)` and `displacement_field`
+        `(batch, *shape, d)`, both in voxels, array axis order.
+
+    Source:
+        de Vos et al., DLMIA 2017 (arXiv:1704.06065) and Med Image Anal 2019;52:128-143
+        (arXiv:1809.06130).
+    """
+    shape = (None,) * config.dimension if image_shape is None else tuple(image_shape)
+    fixed = keras.Input((*shape, 1), name="fixed")
+    moving = keras.Input((*shape, 1), name="moving")
+    features = layers.Concatenate(name="pair")([fixed, moving])
+    features = _encode(features, config)
+    for number in range(config.hidden_layers):
+        features = _convolution(config, 1, name=f"hidden_{number + 1}")(features)
+    control_points = _convolution(
+        config,
+        1,
+        name="control_points_free",
+        filters=config.dimension,
+        activation=None,
+        kernel_initializer="zeros",
+        dtype="float32",
+    )(features)
+    if config.displacement_limit is not None:
+        scale = [config.displacement_limit * s for s in config.control_point_spacing]
+        control_points = _LimitedDisplacement(scale, name="limit")(control_points)
+    spacing = config.control_point_spacing
+    if config.transformer == "thin_plate_spline":
+        transformer: Any = ThinPlateSplineField(spacing, name="transformer")
+    else:
+        transformer = BSplineField(spacing, order=int(config.transformer[-1]), name="transformer")
+    field = transformer(control_points, fixed)
+    if config.diffeomorphic:
+        field = VelocityIntegration(name="integration")(field)
+    outputs = {"control_points": control_points, "displacement_field": field}
+    return keras.Model([fixed, moving], outputs, name="deformable_network")
+
+
+@keras.saving.register_keras_serializable(package="registration")
+class _LimitedDisplacement(layers.Layer):
+    """Displacements bounded smoothly per axis: `scale * tanh(x / scale)`."""
+
+    def __init__(self, scale: Sequence[float], **kwargs: Any) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.scale = tuple(float(s) for s in scale)
+
+    def call(self, displacements: Any) -> Any:
+        scale = ops.convert_to_tensor(self.scale, dtype="float32")
+        return scale * ops.tanh(displacements / scale)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.pop("dtype", None)
+        return {**config, "scale": self.scale}
+
+
+def _encode(features: Any, config: DeformableConfig) -> Any:
+    levels = max(config.downsamplings)
+    for level in range(levels):
+        # axes with fewer halvings wait, so that the voxel becomes isotropic on the way
+        strides = tuple(2 if level >= levels - n else 1 for n in config.downsamplings)
+        by_stride = config.downsampling == "strided" or (level == 0 and config.stem_stride == 2)
+        convolution = _convolution(
+            config, 3, strides=strides if by_stride else 1, name=f"convolution_{level + 1}"
+        )
+        features = convolution(features)
+        if not by_stride:
+            features = _pooling(config, strides, name=f"pooling_{level + 1}")(features)
+    if config.receptive_field == "overlapping":
+        features = _convolution(config, 3, name="overlap")(features)
+    if config.receptive_field == "full":
+        for dilation in FULL_IMAGE_DILATIONS:
+            convolution = _convolution(
+                config, 3, dilation_rate=dilation, name=f"dilated_{dilation}"
+            )
+            features = convolution(features)
+    for number in range(config.convolutions):
+        features = _convolution(config, 3, name=f"context_{number + 1}")(features)
+    return features
+
+
+def _convolution(config: DeformableConfig, kernel_size: int, **changes: Any) -> layers.Layer:
+    arguments = {
+        "filters": config.kernels,
+        "kernel_size": kernel_size,
+        "padding": "same",
+        "activation": "elu",
+        **changes,
+    }
+    return (layers.Conv2D if config.dimension == 2 else layers.Conv3D)(**arguments)
+
+
+def _pooling(config: DeformableConfig, size: tuple[int, ...], name: str) -> layers.Layer:
+    kinds: dict[tuple[str, int], Any] = {
+        ("average", 2): layers.AveragePooling2D,
+        ("average", 3): layers.AveragePooling3D,
+        ("max", 2): layers.MaxPooling2D,
+        ("max", 3): layers.MaxPooling3D,
+    }
+    return kinds[config.downsampling, config.dimension](size, padding="same", name=name)

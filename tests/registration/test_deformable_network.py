@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from registration.networks.deformable_network import DeformableConfig, deformable_network
+
+VARIANTS = {
+    "baseline": {},
+    "max pooling": {"downsampling": "max"},
+    "strided": {"downsampling": "strided"},
+    "quadratic": {"transformer": "bspline2"},
+    "thin plate": {"transformer": "thin_plate_spline"},
+    "overlapping": {"receptive_field": "overlapping"},
+    "full image": {"receptive_field": "full"},
+    "diffeomorphic": {"diffeomorphic": True},
+    "limited": {"displacement_limit": 0.4},
+}
+
+
+def randomize(network: keras.Model, seed: int = 0, scale: float = 1.0) -> None:
+    """Give every weight a value, the zero-initialized output among them."""
+    rng = np.random.default_rng(seed)
+    for weight in network.weights:
+        fan_in = max(int(np.prod(weight.shape[:-1])), 1)
+        weight.assign(scale * rng.normal(0.0, fan_in**-0.5, weight.shape))
+
+
+def pair(shape, seed=0):
+    return list(np.random.default_rng(seed).uniform(0, 1, (2, 1, *shape, 1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_starts_at_the_identity_and_has_a_gradient(changes):
+    import tensorflow as tf
+
+    network = deformable_network(
+        DeformableConfig(downsamplings=(3, 3), kernels=4, **changes), image_shape=(32, 40)
+    )
+    fixed, moving = pair((32, 40))
+    out = network([fixed, moving])
+    assert out["control_points"].shape == (1, 4, 5, 2)
+    assert np.array_equal(ops.convert_to_numpy(out["displacement_field"]), np.zeros((1, 32, 40, 2)))
+    randomize(network)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(network([fixed, moving])["displacement_field"] ** 2)
+    gradients = tape.gradient(loss, network.trainable_weights)
+    assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in gradients)
+
+
+def test_whole_images_of_any_size_pass_through_a_patch_network():
+    config = DeformableConfig(downsamplings=(1, 3, 2), kernels=4, stem_stride=2)
+    network = deformable_network(config)
+    for shape in ((6, 32, 20), (9, 41, 18)):
+        out = network(pair(shape))
+        lattice = tuple(-(-n // s) for n, s in zip(shape, (2, 8, 4), strict=True))
+        assert out["control_points"].shape == (1, *lattice, 3)
+        assert out["displacement_field"].shape == (1, *shape, 3)
+
+
+def test_control_points_stay_within_their_limit():
+    config = DeformableConfig(downsamplings=(3, 4), kernels=4, displacement_limit=0.4)
+    network = deformable_network(config)
+    randomize(network, scale=50.0)
+    control_points = ops.convert_to_numpy(network(pair((32, 48)))["control_points"])
+    assert np.all(np.abs(control_points).max(axis=(0, 1, 2)) <= np.float32([0.4 * 8, 0.4 * 16]))
+    assert np.abs(control_points[..., 1]).max() > 0.3 * 16
+
+
+def reach(receptive_field: str) -> int:
+    """How far, in voxels along one axis, a change of the image moves the first control point."""
+    config = DeformableConfig(downsamplings=(2, 2), kernels=3, receptive_field=receptive_field)
+    network = deformable_network(config)
+    randomize(network)
+    fixed, moving = pair((16, 160))
+    before = ops.convert_to_numpy(network([fixed, moving])["control_points"])[0, 2, 20]
+    for distance in range(75, 0, -1):
+        changed = moving.copy()
+        changed[0, :, 80 + 1 - distance : 80 + 2 - distance] += 10.0
+        after = ops.convert_to_numpy(network([fixed, changed])["control_points"])[0, 2, 20]
+        if np.abs(after - before).max() > 1e-6:
+            return distance
+    return 0
+
+
+def test_receptive_fields_grow_in_the_order_of_the_paper():
+    # two 3x3 convolutions at strides 1 and 2 reach 3 voxels past the patch of 4, a third
+    # one at stride 4 four more, and dilations of 1, 2, 4 and 8 at that stride 60
+    baseline, overlapping, full = (reach(r) for r in ("baseline", "overlapping", "full"))
+    assert overlapping == baseline + 4
+    assert full == baseline + 60
+
+
+def test_unknown_choices_are_named():
+    with pytest.raises(ValueError, match=r"downsampling must be one of .* Received: 'mean'"):
+        DeformableConfig(downsampling="mean")
+    with pytest.raises(ValueError, match="two or three numbers"):
+        DeformableConfig(downsamplings=(4,))
+    with pytest.raises(ValueError, match="stem_stride must be 1 or 2"):
+        DeformableConfig(stem_stride=3)
+
+
+def test_the_config_survives_json():
+    import json
+
+    config = DeformableConfig(downsamplings=(1, 3, 3), kernels=32, displacement_limit=0.4)
+    assert DeformableConfig(**json.loads(json.dumps(config.to_dict()))) == config
