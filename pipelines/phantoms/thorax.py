@@ -1,0 +1,234 @@
+"""Chest wall, bones, lungs and what lies below the diaphragm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipelines.phantoms.shapes import Array, Canvas, TubeField, ellipsoid
+
+Points = NDArray[np.float64]
+
+LEVELS_MM = np.array([130.0, 105, 80, 40, 0, -60, -120, -180, -260])
+"""Heights above the carina at which the profile of the chest is given."""
+
+HALF_WIDTH_MM = np.array([20.0, 48, 78, 104, 121, 131, 136, 137, 132])
+FRONT_MM = np.array([5.0, -12, -30, -58, -80, -103, -112, -108, -100])
+BACK_MM = np.array([45.0, 62, 72, 82, 88, 91, 90, 84, 74])
+SPINE_MM = np.array([12.0, 18, 24, 34, 40, 46, 46, 40, 28])
+"""Profile of the inner chest at `LEVELS_MM`: half width (x), front and back (y), and the
+middle of the vertebral bodies (y); read off CT of supine adults, mm."""
+
+RIB_WALL_MM = 10.0
+"""Thickness of the layer that ribs and intercostal muscle share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thorax:
+    """One subject's chest in the anatomy frame, mm.
+
+    Args:
+        fat_mm: Subcutaneous fat.
+        muscle: Factor on muscle thickness.
+        depth: Factor on the depth of the chest.
+        diaphragm_mm: Shift of the diaphragm, upward positive.
+        female: With breasts.
+        breast_mm: Size of the breasts.
+        lung_hu: Mean attenuation of the lungs.
+        emphysema: Strength of emphysema, 0 for none.
+        effusion_mm: Depth of fluid behind each lung (right, left), 0 for none.
+        arms_up: Shoulders drawn up, as in nearly all chest CT.
+        marrow_hu: Attenuation of cancellous bone; low in osteoporosis.
+    """
+
+    fat_mm: float
+    muscle: float
+    depth: float
+    diaphragm_mm: float
+    female: bool
+    breast_mm: float
+    lung_hu: float
+    emphysema: float
+    effusion_mm: tuple[float, float]
+    marrow_hu: float
+
+    def front(self, z: ArrayLike) -> Points:
+        """Inner side of the front chest wall, y in mm at height `z`."""
+        return _profile(z, FRONT_MM) * self.depth
+
+    def back(self, z: ArrayLike) -> Points:
+        """Inner side of the rear chest wall, y in mm at height `z`."""
+        return _profile(z, BACK_MM)
+
+    def spine(self, z: ArrayLike) -> Points:
+        """Middle of the vertebral bodies, y in mm at height `z`."""
+        return _profile(z, SPINE_MM)
+
+    def half_width(self, z: ArrayLike) -> Points:
+        """Half of the inner width, mm at height `z`."""
+        return _profile(z, HALF_WIDTH_MM)
+
+    def cavity(self, points: tuple[Array, Array, Array]) -> Array:
+        """Distance to the inner chest wall along the radius, mm; negative inside."""
+        x, y, z = points
+        levels = np.arange(-300.0, 161.0, 2.0)
+        front, back, half = self.front(levels), self.back(levels), self.half_width(levels)
+        where = np.clip((z + 300.0) / 2.0, 0, len(levels) - 1.001)
+        low = where.astype(np.int16)
+        part = where - low
+        tables = ((front + back) / 2, (back - front) / 2, half)
+        center, depth, width = (
+            t.astype(np.float32)[low] + part * np.diff(t).astype(np.float32)[low] for t in tables
+        )
+        v = y - center
+        q, w = (x / width) ** 2, (v / depth) ** 2
+        shape = np.sqrt(np.sqrt(q * q + w * w + np.float32(1.25) * q * w)) + np.float32(1e-4)
+        radius = np.sqrt(x * x + v * v)
+        result: Array = radius * (1 - 1 / shape)
+        return result
+
+    def diaphragm(self, points: tuple[Array, Array, Array]) -> Array:
+        """Height above the diaphragm's domes, mm; negative below it."""
+        x, y, z = points
+        domes = []
+        for side, top in ((-1.0, -112.0), (1.0, -122.0)):
+            q = ((x - np.float32(side * 62.0)) / 78) ** 2 + ((y + 18) / 112) ** 2
+            domes.append(np.float32(top + self.diaphragm_mm) - 62 * q * (0.35 + 0.65 * q))
+        result: Array = z - np.maximum(domes[0], domes[1])
+        return result * np.float32(0.75)
+
+
+def _profile(z: ArrayLike, values: Points) -> Points:
+    height = np.asarray(z, float)
+    return np.asarray(np.interp(height, LEVELS_MM[::-1], values[::-1]))
+
+
+def paint_walls(canvas: Canvas, thorax: Thorax) -> Array:
+    """Paint skin, fat, muscle, and fat inside; return the cavity distance for later use."""
+    x, y, z = canvas.points
+    cavity = thorax.cavity(canvas.points)
+    radius = np.sqrt(x * x + y * y) + np.float32(1.0)
+    side, ahead = np.abs(x) / radius, -y / radius
+    high = np.clip((z - 10) / 90, 0, 1)
+    lateral = side**2
+    chest = np.clip((z + 75) / 55, 0, 1) * np.exp(-(((side - 0.52) / 0.24) ** 2)) * (ahead > 0)
+    spinal = np.exp(-(((side - 0.28) / 0.24) ** 2)) * (ahead < 0)
+    muscle = np.float32(thorax.muscle) * (
+        4 + 7 * lateral + 13 * chest + 20 * spinal + high * (14 + 48 * lateral)
+    )
+    belly = np.clip((-z - 90) / 120, 0, 1)
+    fat = np.float32(thorax.fat_mm) * (0.55 + 0.5 * lateral + 0.35 * belly * (ahead > 0.3)) + 1.5
+    skin = cavity - (RIB_WALL_MM + muscle + fat)
+    if thorax.female:
+        skin = _with_breasts(canvas, thorax, skin)
+    canvas.paint(canvas.whole, skin, 20.0, 1)
+    canvas.paint(canvas.whole, skin + 1.8, -103.0, 1)
+    canvas.paint(canvas.whole, cavity - (RIB_WALL_MM + muscle), 52.0, 2)
+    canvas.paint(canvas.whole, cavity - 1.5, -98.0, 3)
+    return cavity
+
+
+def _with_breasts(canvas: Canvas, thorax: Thorax, skin: Array) -> Array:
+    size = thorax.breast_mm
+    for side in (-1.0, 1.0):
+        front = float(thorax.front(-70.0)) - RIB_WALL_MM - 14
+        middle = (side * 78.0, front + 18, -68.0)
+        radii = (52.0, 18 + size, 48.0)
+        skin = np.minimum(skin, ellipsoid(canvas.points, middle, radii))
+    return skin
+
+
+def paint_bones(canvas: Canvas, thorax: Thorax) -> None:
+    """Paint ribs, costal cartilage, sternum, scapulae, clavicles and spine."""
+    _paint_ribs(canvas, thorax)
+    _paint_sternum(canvas, thorax)
+    _paint_spine(canvas, thorax)
+
+
+def _rib_path(thorax: Thorax, start_mm: float, drop_mm: float, side: float) -> Points:
+    """A rib from the spine round to the front, sinking by `drop_mm`, shape `(n, 3)`."""
+    angle = np.linspace(0.24, 2.78, 30)
+    z = start_mm - drop_mm * ((angle - 0.24) / 2.54) ** 1.1
+    front, back, half = thorax.front(z), thorax.back(z), thorax.half_width(z)
+    sine, cosine = np.sin(angle), np.cos(angle)
+    q, w = sine**2, cosine**2
+    grow = 1 / np.sqrt(np.sqrt(q * q + w * w + 1.25 * q * w))
+    x = side * (half * grow + 4.5) * sine
+    y = (front + back) / 2 + ((back - front) / 2 * grow + 4.5) * cosine
+    return np.stack([x, y, z], axis=1)
+
+
+def _paint_ribs(canvas: Canvas, thorax: Thorax) -> None:
+    bone, cartilage = TubeField(canvas), TubeField(canvas)
+    for number in range(12):
+        start, drop = 112.0 - 28.0 * number, min(22.0 + 9.0 * number, 88.0)
+        for side in (-1.0, 1.0):
+            path = _rib_path(thorax, start, drop, side)
+            last = 25 - (number // 3) - (8 if number > 9 else 0)
+            bone.add(path[: last + 1], 4.6, 3.0)
+            if number < 7:
+                end = np.array([side * 16.0, 0.0, 60.0 - 21.0 * number])
+                end[1] = float(thorax.front(end[2])) - 4.5
+                middle = (path[last] + end) / 2 + (0, -3, -4)
+                cartilage.add(np.stack([path[last], middle, end]), 5.5, 3.0)
+    cartilage.paint(85.0, 5)
+    bone.paint(430.0, 6)
+    bone.paint(max(thorax.marrow_hu, 90.0), 6, inset_mm=1.6)
+
+
+def _paint_sternum(canvas: Canvas, thorax: Thorax) -> None:
+    z = np.array([55.0, 30, 0, -30, -60, -90])
+    path = np.stack([np.zeros(6), thorax.front(z) - 6.0, z], axis=1)
+    for cut, hu in ((0.0, 330.0), (1.7, 110.0)):
+        for a, b in pairwise(path):
+            wide = 21.0 if a[2] > 30 else 15.0
+            center, reach = (a + b) / 2, np.array([wide, 20.0, 24.0])
+            box = canvas.box(center - reach, center + reach)
+            if box is None:
+                continue
+            x, y, height = canvas.local(box)
+            slope = (b[1] - a[1]) / (b[2] - a[2])
+            off = y - (center[1] + slope * (height - center[2]))
+            flat = np.sqrt((x / wide) ** 2 + (off / 5.5) ** 2) - 1
+            tall = np.abs(height - center[2]) - abs(b[2] - a[2]) / 2
+            canvas.paint(box, np.maximum(flat * 5.5, tall - 0.2) + np.float32(cut), hu, 7)
+
+
+def _paint_spine(canvas: Canvas, thorax: Thorax) -> None:
+    pitch = 25.0
+    for number in range(-6, 18):
+        z = 130.0 - pitch * (number + 0.5)
+        y = float(thorax.spine(z))
+        low, high = np.array([-45.0, y - 25, z - 16]), np.array([45.0, y + 80, z + 16])
+        box = canvas.box(low, high, 0.0)
+        if box is None:
+            continue
+        points = canvas.local(box)
+        _paint_vertebra(canvas, box, points, y, z, thorax.marrow_hu)
+
+
+def _paint_vertebra(
+    canvas: Canvas, box: tuple[slice, slice, slice], points: tuple[Array, Array, Array],
+    y: float, z: float, marrow_hu: float,
+) -> None:  # fmt: skip
+    px, py, pz = points
+    u, v, h = px, py - np.float32(y), pz - np.float32(z)
+    disc = np.maximum((np.sqrt((u / 16.5) ** 2 + (v / 14.0) ** 2) - 1) * 14.5, np.abs(h) - 12.6)
+    canvas.paint(box, disc, 75.0, 8)
+    body = np.maximum((np.sqrt((u / 16.5) ** 2 + (v / 14.0) ** 2) - 1) * 14.5, np.abs(h) - 10.0)
+    canvas.paint(box, body, 360.0, 8)
+    canvas.paint(box, body + 1.4, marrow_hu, 8)
+    arch = np.abs(np.sqrt((u / 1.15) ** 2 + (v - 22.5) ** 2) - 11.5) - 3.2
+    arch = np.maximum(arch, np.abs(h + 2) - 8.5)
+    lamina = np.maximum(np.abs(u) - 3.0, np.abs(v - 46 - 0.25 * h) - 15)
+    spinous = np.maximum(lamina, np.abs(h + 6 + 0.4 * (v - 40)) - 7)
+    wing = np.maximum(np.abs(v - 24 - 0.28 * np.abs(u)) - 4.5, np.abs(h - 3) - 6)
+    transverse = np.maximum(wing, np.maximum(np.abs(u) - 33, 12 - np.abs(u)))
+    rear = np.minimum(np.minimum(arch, spinous), transverse)
+    canvas.paint(box, rear, 340.0, 8)
+    canvas.paint(box, rear + 1.8, marrow_hu + 60.0, 8)
+    canal = np.maximum(np.sqrt((u / 1.2) ** 2 + (v - 22.0) ** 2) - 8.0, np.abs(h) - 13.0)
+    canvas.paint(box, canal, 20.0, 9)
