@@ -60,8 +60,9 @@ class SeriesCandidate:
     @property
     def scan_id(self) -> str:
         """Pseudonym made of the files' content alone: no name, no tag, no path goes into it."""
-        return self.content_hash()[:SCAN_ID_LENGTH]
+        return self.content_hash[:SCAN_ID_LENGTH]
 
+    @property
     def content_hash(self) -> str:
         """SHA-256 over the files' bytes, hexadecimal; their order and names do not matter."""
         return combined_digest([digest(path) for path in self.files])
@@ -204,7 +205,7 @@ def _without_copies(candidates: list[SeriesCandidate]) -> list[SeriesCandidate]:
     times = Counter(sizes)
     kept: dict[object, SeriesCandidate] = {}
     for number, candidate in enumerate(candidates):
-        key = number if times[sizes[number]] == 1 else candidate.content_hash()
+        key = number if times[sizes[number]] == 1 else candidate.content_hash
         kept.setdefault(key, candidate)
     return list(kept.values())
 

@@ -36,11 +36,11 @@ SAME_POSITION_MM = 0.05
 """Slices nearer than this lie at the same position [mm] (own): no CT slice is as thin."""
 
 SPACING_ATOL_MM = 0.11
-"""Largest deviation of a gap from the usual gap [mm] (own): positions rounded to 0.1 mm, as
-some scanners write them, move a gap by 0.1 mm."""
+"""Largest deviation of a gap from the usual gap, and of a slice from where even spacing puts
+it [mm] (own): positions rounded to 0.1 mm, as some scanners write them, cause 0.1 mm of either."""
 
 SPACING_RTOL = 0.02
-"""Largest relative deviation of a gap from the usual gap, where that is more (own)."""
+"""The same deviations relative to the usual gap, where that is more (own)."""
 
 MISSING_RATIO = 1.5
 """A gap of more than this many usual gaps means that a slice is missing (own)."""
@@ -253,7 +253,8 @@ def _check_gaps(along: NDArray[np.float64], names: list[str]) -> None:
             "MISSING_SLICE",
             f"{len(names)} slices every {usual:.2f} mm, but {_gaps(wide, gaps, along, names)}",
         )
-    uneven = np.flatnonzero(np.abs(gaps - usual) > max(SPACING_ATOL_MM, SPACING_RTOL * usual))
+    tolerance = max(SPACING_ATOL_MM, SPACING_RTOL * usual)
+    uneven = np.flatnonzero(np.abs(gaps - usual) > tolerance)
     if uneven.size:
         raise UnusableSeries(
             "UNEVEN_SPACING",
@@ -261,7 +262,7 @@ def _check_gaps(along: NDArray[np.float64], names: list[str]) -> None:
         )
     even = np.linspace(along[0], along[-1], len(along))
     worst = int(np.argmax(np.abs(along - even)))
-    if abs(along[worst] - even[worst]) > max(SPACING_ATOL_MM, 0.25 * usual):
+    if abs(along[worst] - even[worst]) > tolerance:
         raise UnusableSeries(
             "UNEVEN_SPACING",
             f"the distance between slices changes along the scan; {names[worst]} lies "

@@ -107,8 +107,8 @@ def find_archive(path: Path) -> Path | None:
 def digest(path: Path) -> str:
     """SHA-256 of a file or archive member, hexadecimal; remembered while the file is unchanged.
 
-    A file that cannot be read gives the digest of the empty string, so that a refused
-    series still has an identity.
+    A file that cannot be read gives a digest of its path, so that a refused series still
+    has an identity.
     """
     return _digest(path, _signature(path))
 
@@ -208,10 +208,8 @@ def _digest(path: Path, signature: tuple[int, int]) -> str:
     try:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # a member of an archive, or unreadable
         try:
             return hashlib.sha256(read_bytes(path)).hexdigest()
         except UnreadableFile:
-            return hashlib.sha256().hexdigest()
-    except OSError:
-        return hashlib.sha256().hexdigest()
+            return hashlib.sha256(f"unreadable {path}".encode()).hexdigest()

@@ -38,7 +38,7 @@ def read_volume(candidate: SeriesCandidate) -> Scan:
         UnusableSeries: If it is not a gray 3-D volume of axial slices in HU.
     """
     name = candidate.name_of(candidate.files[0])
-    content_hash = candidate.content_hash()
+    content_hash = candidate.content_hash
     image = _feet_to_head(_read_image(candidate, name), name)
     image = _in_hu(image, name)
     return Scan(
