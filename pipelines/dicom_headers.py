@@ -115,18 +115,17 @@ def read_header(path: Path) -> FileHeader | None:
     ds = read_dataset(path)
     if text(ds.file_meta, "MediaStorageSOPClassUID") == DIRECTORY_SOP_CLASS:
         return None
-    rows, series_uid = integer(ds, "Rows"), text(ds, "SeriesInstanceUID")
-    if rows is None and series_uid is None:
+    if is_broken_off(ds):
         raise UnreadableFile("the header is damaged")
     return FileHeader(
         path,
         modality=modality_of(ds),
         study_uid=text(ds, "StudyInstanceUID"),
-        series_uid=series_uid,
+        series_uid=text(ds, "SeriesInstanceUID"),
         instance_uid=text(ds, "SOPInstanceUID"),
         series_number=integer(ds, "SeriesNumber"),
         image_type=tuple(value.upper() for value in texts(ds, "ImageType")),
-        rows=rows,
+        rows=integer(ds, "Rows"),
         columns=integer(ds, "Columns"),
         pixel_spacing_mm=numbers(ds, "PixelSpacing", 2),
         orientation=numbers(ds, "ImageOrientationPatient", 6),
@@ -163,6 +162,18 @@ def read_dataset(path: Path, *, whole: bool = False) -> Dataset:
         raise UnreadableFile(error.strerror or "cannot be read") from error
     except Exception as error:  # pydicom raises almost anything on a damaged header
         raise UnreadableFile("the header is damaged") from error
+
+
+def is_broken_off(ds: Dataset) -> bool:
+    """Whether a file ends before it says what series it belongs to, or in the header of an image.
+
+    A file that ends within a SeriesInstanceUID seems to have a series of its own; that a
+    CT slice has no Rows gives it away.
+    """
+    if integer(ds, "Rows") is not None:
+        return False
+    is_slice = text(ds, "SOPClassUID") in CT_SOP_CLASSES
+    return is_slice or text(ds, "SeriesInstanceUID") is None
 
 
 def modality_of(ds: Dataset) -> str | None:

@@ -16,7 +16,7 @@ from pydicom.uid import UID
 
 from pipelines.dicom_acquisition import read_acquisition
 from pipelines.dicom_frames import FrameAttributes, count_frames, is_enhanced
-from pipelines.dicom_headers import CT_SOP_CLASSES, modality_of
+from pipelines.dicom_headers import CT_SOP_CLASSES, is_broken_off, modality_of
 from pipelines.dicom_pixels import UndecodableImage, has_pixel_data, stored_values
 from pipelines.dicom_values import integer, number, numbers, text, texts, tolerant_reading
 from pipelines.discovery import SCAN_ID_LENGTH, SeriesCandidate
@@ -87,7 +87,10 @@ def _read_files(candidate: SeriesCandidate) -> tuple[list[_File], str]:
         try:
             content = read_bytes(path)
             digests.append(hashlib.sha256(content).hexdigest())
-            files.append(_File(path, name, dcmread(BytesIO(content), force=True)))
+            ds = dcmread(BytesIO(content), force=True)
+            if is_broken_off(ds):
+                raise UnreadableFile("the header is damaged")
+            files.append(_File(path, name, ds))
         except UnreadableFile as error:
             damaged.append(f"{name} ({error})")
         except Exception:  # pydicom raises almost anything on a damaged file
