@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from calcium.categories import RISK_CATEGORIES
+from calcium.categories import RISK_CATEGORIES, rounded_score
 
 
 def page(template: str, **values: Any) -> str:
@@ -34,14 +34,13 @@ def number(value: float | None, digits: int = 0, unit: str = "") -> str:
 
 
 def score(value: float | None) -> str:
-    r"""An Agatston score for reading: whole, or with a digit while it is below ten.
+    r"""An Agatston score for reading: the whole number its category is looked up with.
 
     Example:
-        >>> score(7.04), score(0.0), score(1234.5)
-        ('7.0', '0', '1\u202f234')
+        >>> score(7.5), score(0.4), score(1234.5), score(None)
+        ('8', '0', '1\u202f235', '–')
     """
-    small = value is not None and 0.0 < value < 10.0
-    return number(value, 1 if small else 0)
+    return number(None if value is None else rounded_score(value))
 
 
 def category_index(category: str) -> int:
