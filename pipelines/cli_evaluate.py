@@ -1,0 +1,44 @@
+"""`calcium-score evaluate`: agreement of predicted and reference scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_TABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("evaluate")
+@click.argument("predicted", metavar="PREDICTED.csv", type=_TABLE)
+@click.argument("reference", metavar="REFERENCE.csv", type=_TABLE)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for evaluation.json, .md, .html and the figures.",
+)
+def command(predicted: Path, reference: Path, out: Path) -> None:
+    """Measure how well predicted scores agree with reference scores.
+
+    PREDICTED.csv is the scores.csv of a run. REFERENCE.csv has a column `agatston` and a
+    column `scan_id`, `scan` or `source` that names each scan by its scan_id, its source,
+    or the last part of its source.
+
+    Prints ICC(2,1), linearly weighted kappa, Bland-Altman limits and more; writes them
+    with a confusion matrix, a calibration table and figures. Scans that were refused
+    are counted, not scored.
+    """
+    from pipelines.evaluation import UnusableTable, read_pairs  # not needed for --help
+    from pipelines.evaluation_report import measure_rows, write_evaluation
+
+    try:
+        record = write_evaluation(read_pairs(predicted, reference), out)
+    except UnusableTable as error:
+        raise click.UsageError(str(error)) from error
+    rows = measure_rows(record)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+    click.echo(f"\nWritten: {out / 'evaluation.html'}")

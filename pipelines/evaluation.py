@@ -1,0 +1,337 @@
+"""Predicted scores against reference scores: tables joined, agreement measured."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calcium.agreement import (
+    BlandAltman,
+    Interval,
+    bland_altman,
+    bootstrap_interval,
+    confusion_matrix,
+    intraclass_correlations,
+    linear_weighted_kappa,
+    log_pearson,
+    risk_categories,
+    spearman,
+)
+from calcium.categories import RISK_CATEGORIES
+
+KEY_COLUMNS = ("scan_id", "scan", "source")
+"""Columns of a reference table that may name the scan, the first present is used."""
+
+SCORED_STATUSES = ("ok", "review")
+"""Statuses of `scores.csv` that carry a score."""
+
+MIN_GROUP_SIZE = 3
+"""Groups with fewer pairs are not reported by themselves."""
+
+
+class UnusableTable(ValueError):  # noqa: N818 (the name says what is wrong, not that it is an error)
+    """A table of scores that cannot be read or joined, with the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePairs:
+    """Reference and predicted score of every scan that has both.
+
+    Args:
+        names: What the reference calls each scan.
+        reference: Reference Agatston scores, shape `(n,)`.
+        predicted: Predicted Agatston scores, shape `(n,)`.
+        low: Lower bound of the predicted interval, NaN where there is none, shape `(n,)`.
+        high: Upper bound, shape `(n,)`.
+        kinds: `cardiac`, `chest` or empty, per scan.
+        statuses: `ok` or `review`, per scan; empty where the table has no such column.
+        without_score: Reference scans that were refused, failed or carry no score.
+        without_prediction: Reference scans that the predicted table does not know.
+        without_reference: Number of scored rows that no reference names.
+    """
+
+    names: tuple[str, ...]
+    reference: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    kinds: tuple[str, ...]
+    statuses: tuple[str, ...]
+    without_score: tuple[str, ...] = ()
+    without_prediction: tuple[str, ...] = ()
+    without_reference: int = 0
+
+    def select(self, chosen: NDArray[np.bool_]) -> ScorePairs:
+        """The pairs where `chosen`, shape `(n,)`, is True; what is missing is not counted."""
+        index = np.flatnonzero(chosen)
+        return ScorePairs(
+            tuple(self.names[i] for i in index),
+            self.reference[index],
+            self.predicted[index],
+            self.low[index],
+            self.high[index],
+            tuple(self.kinds[i] for i in index),
+            tuple(self.statuses[i] for i in index),
+        )
+
+
+def read_pairs(predicted_csv: Path, reference_csv: Path) -> ScorePairs:
+    """Join a table of predictions with a table of reference scores.
+
+    A reference names a scan by `scan_id`, or by `scan` or `source`: the source in
+    `scores.csv`, or its last part where that is unambiguous.
+
+    Args:
+        predicted_csv: Table with `scan_id` and `agatston`, as `scores.csv` of a run.
+        reference_csv: Table with a column `scan_id`, `scan` or `source`, and `agatston`.
+
+    Returns:
+        The pairs, in the order of the reference.
+
+    Raises:
+        UnusableTable: If a column is missing, a score is not a number or negative, a
+            scan is named twice, a name is ambiguous, or no scan is in both.
+
+    Source:
+        Own.
+    """
+    predictions = _read_rows(predicted_csv, ("scan_id", "agatston"))
+    references = _read_rows(reference_csv, ("agatston",))
+    key = next((column for column in KEY_COLUMNS if column in references[0]), None)
+    if key is None:
+        raise UnusableTable(
+            f"{reference_csv.name} must have one of the columns {', '.join(KEY_COLUMNS)}"
+        )
+    names = [row[key].strip() for row in references]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnusableTable(f"{reference_csv.name} names the scan {twice!r} twice")
+    found = [_find_row(name, predictions, predicted_csv.name) for name in names]
+    pairs, unscored, unknown = [], [], []
+    for name, truth, row in zip(names, references, found, strict=True):
+        if row is None:
+            unknown.append(name)
+        elif not _is_scored(row):
+            unscored.append(name)
+        else:
+            pairs.append((name, _score(truth, "agatston", reference_csv.name), row))
+    if not pairs:
+        raise UnusableTable(
+            f"no scan has a score in both tables: {reference_csv.name} names {len(names)} scans, "
+            f"{len(unknown)} are unknown to {predicted_csv.name} and {len(unscored)} have no score"
+        )
+    n_scored = sum(_is_scored(row) for row in predictions)
+    return _to_pairs(pairs, predicted_csv.name, unscored, unknown, n_scored - len(pairs))
+
+
+def evaluate_pairs(pairs: ScorePairs) -> dict[str, Any]:
+    """Every measure of agreement, of all pairs and of each kind of scan.
+
+    Args:
+        pairs: Reference and predicted scores.
+
+    Returns:
+        JSON values: `counts`, `all`, and `kinds` by name; what is undefined is `None`.
+
+    Source:
+        `calcium.agreement`.
+    """
+    kinds = {
+        kind: pairs.select(np.array([k == kind for k in pairs.kinds]))
+        for kind in sorted(set(pairs.kinds) - {""})
+    }
+    record = {
+        "counts": {
+            "pairs": len(pairs.names),
+            "review": pairs.statuses.count("review"),
+            "reference_without_score": len(pairs.without_score),
+            "reference_without_prediction": len(pairs.without_prediction),
+            "prediction_without_reference": pairs.without_reference,
+        },
+        "without_score": list(pairs.without_score),
+        "without_prediction": list(pairs.without_prediction),
+        "all": _measures(pairs),
+        "kinds": {
+            kind: _measures(part)
+            for kind, part in kinds.items()
+            if MIN_GROUP_SIZE <= len(part.names) < len(pairs.names)
+        },
+    }
+    cleaned: dict[str, Any] = _without_nan(record)
+    return cleaned
+
+
+def _measures(pairs: ScorePairs) -> dict[str, Any]:
+    reference, predicted = pairs.reference, pairs.predicted
+    categories = risk_categories(reference), risk_categories(predicted)
+    confusion = confusion_matrix(*categories)
+    distance = np.abs(categories[0] - categories[1])
+    return {
+        "n": len(pairs.names),
+        "icc_2_1": asdict(_icc(reference, predicted)),
+        "icc_2_1_log": asdict(_icc(np.log1p(reference), np.log1p(predicted))),
+        "linear_kappa": asdict(bootstrap_interval(_kappa, *categories)),
+        "spearman": asdict(bootstrap_interval(spearman, reference, predicted)),
+        "pearson_log": log_pearson(reference, predicted),
+        "same_category": float((distance == 0).mean()),
+        "within_one_category": float((distance <= 1).mean()),
+        "zero": _zero_detection(categories[0] > 0, categories[1] > 0),
+        "confusion": {"categories": list(RISK_CATEGORIES), "counts": confusion.tolist()},
+        "bland_altman": asdict(bland_altman(reference, predicted)),
+        "bland_altman_ratio": _as_ratio(bland_altman(np.log1p(reference), np.log1p(predicted))),
+        "median_absolute_error": float(np.median(np.abs(predicted - reference))),
+        "calibration": _calibration(pairs, categories[1]),
+        "interval": _interval_coverage(pairs),
+    }
+
+
+def _icc(reference: NDArray[np.float64], predicted: NDArray[np.float64]) -> Interval:
+    return intraclass_correlations(np.stack([reference, predicted], axis=1)).icc_2_1
+
+
+def _kappa(reference: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Linearly weighted kappa of category indices."""
+    return linear_weighted_kappa(confusion_matrix(reference, predicted))
+
+
+def _zero_detection(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> dict[str, float]:
+    """Calcium (category above 0) as the positive finding."""
+    n_positive, n_negative = int(truth.sum()), int((~truth).sum())
+    return {
+        "sensitivity": float((truth & found).sum()) / n_positive if n_positive else math.nan,
+        "specificity": float((~truth & ~found).sum()) / n_negative if n_negative else math.nan,
+        "n_positive": n_positive,
+        "n_negative": n_negative,
+    }
+
+
+def _as_ratio(agreement: BlandAltman) -> dict[str, Any]:
+    """Differences of log(score + 1) as ratios (predicted + 1) / (reference + 1)."""
+    bias = agreement.bias
+    return {
+        "bias": {name: math.exp(value) for name, value in asdict(bias).items()},
+        "lower": math.exp(agreement.lower),
+        "upper": math.exp(agreement.upper),
+    }
+
+
+def _calibration(pairs: ScorePairs, predicted_category: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """What the reference says about the scans of each predicted category."""
+    rows: list[dict[str, Any]] = []
+    for index, category in enumerate(RISK_CATEGORIES):
+        chosen = predicted_category == index
+        rows.append(
+            {
+                "predicted_category": category,
+                "n": int(chosen.sum()),
+                "mean_predicted": float(pairs.predicted[chosen].mean()) if chosen.any() else None,
+                "mean_reference": float(pairs.reference[chosen].mean()) if chosen.any() else None,
+                "median_reference": (
+                    float(np.median(pairs.reference[chosen])) if chosen.any() else None
+                ),
+            }
+        )
+    return rows
+
+
+def _interval_coverage(pairs: ScorePairs) -> dict[str, Any]:
+    """How often the printed interval holds the reference."""
+    has_interval = np.isfinite(pairs.low) & np.isfinite(pairs.high)
+    inside = (pairs.low <= pairs.reference) & (pairs.reference <= pairs.high)
+    n = int(has_interval.sum())
+    return {"n": n, "coverage": float(inside[has_interval].mean()) if n else math.nan}
+
+
+def _read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
+    except (UnicodeDecodeError, csv.Error):
+        raise UnusableTable(f"{path.name} is not a table in UTF-8 CSV") from None
+    if not rows:
+        raise UnusableTable(f"{path.name} has no rows")
+    missing = [column for column in columns if column not in rows[0]]
+    if missing:
+        raise UnusableTable(
+            f"{path.name} must have the columns {', '.join(columns)}; missing: {', '.join(missing)}"
+        )
+    return rows
+
+
+def _find_row(
+    name: str, predictions: Sequence[dict[str, str]], table: str
+) -> dict[str, str] | None:
+    """The prediction of a scan; a scored one before one that was refused."""
+    spelled = name.rstrip("/")
+    tests = (
+        lambda row: row["scan_id"] == name,
+        lambda row: row.get("source", "").rstrip("/") == spelled,
+        lambda row: row.get("source", "").rstrip("/").rpartition("/")[2] == spelled,
+    )
+    for test in tests:
+        matches = [row for row in predictions if test(row)]
+        scored = [row for row in matches if _is_scored(row)]
+        if len(scored) > 1:
+            raise UnusableTable(
+                f"{name!r} fits {len(scored)} scored rows of {table}; name them by scan_id"
+            )
+        if matches:
+            return (scored or matches)[0]
+    return None
+
+
+def _is_scored(row: Mapping[str, str]) -> bool:
+    return row.get("status", "ok") in SCORED_STATUSES and row["agatston"].strip() != ""
+
+
+def _score(row: Mapping[str, str], column: str, table: str) -> float:
+    text = row[column].strip()
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise UnusableTable(f"{table}: {column} must be a score of 0 or more. Received: {text!r}")
+    return value
+
+
+def _bound(row: Mapping[str, str], column: str, table: str) -> float:
+    return _score(row, column, table) if row.get(column, "").strip() else math.nan
+
+
+def _to_pairs(
+    pairs: Sequence[tuple[str, float, dict[str, str]]],
+    table: str,
+    unscored: Sequence[str],
+    unknown: Sequence[str],
+    without_reference: int,
+) -> ScorePairs:
+    rows = [row for _, _, row in pairs]
+    return ScorePairs(
+        names=tuple(name for name, _, _ in pairs),
+        reference=np.array([truth for _, truth, _ in pairs]),
+        predicted=np.array([_score(row, "agatston", table) for row in rows]),
+        low=np.array([_bound(row, "agatston_low", table) for row in rows]),
+        high=np.array([_bound(row, "agatston_high", table) for row in rows]),
+        kinds=tuple(row.get("kind", "") for row in rows),
+        statuses=tuple(row.get("status", "") for row in rows),
+        without_score=tuple(unscored),
+        without_prediction=tuple(unknown),
+        without_reference=without_reference,
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: the same value with `None` in its place."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
