@@ -1,0 +1,51 @@
+"""From attention to the answer: which candidates count, and what each one adds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calcium.density import label_voxels
+from calcium.lesions import LESION_CONNECTIVITY
+
+Decision = Literal["voxel", "slice", "lesion"]
+"""What is decided at once: each voxel's share, in-plane components, or 3-D lesions."""
+
+COUNTS_ABOVE = 0.5
+"""Mean attention above which a whole component counts."""
+
+
+def decide(
+    attention: NDArray[np.floating],
+    density: NDArray[np.floating],
+    flat_index: NDArray[np.int64],
+    shape: tuple[int, ...],
+    decision: Decision,
+) -> NDArray[np.float64]:
+    """What each candidate voxel adds to the score.
+
+    Args:
+        attention: Attention at the candidates, 0-1, shape `(n,)`.
+        density: Agatston density, shape `(n,)`.
+        flat_index: Position in the flattened volume, ascending, shape `(n,)`.
+        shape: Shape of the volume, `(z, y, x)`.
+        decision: `"voxel"` weighs each voxel by its attention; `"slice"` and `"lesion"`
+            take or leave whole components by their mean attention, weighted by density.
+
+    Returns:
+        Contributions, shape `(n,)`; their sum is the score.
+
+    Raises:
+        ValueError: If `decision` is unknown.
+    """
+    if decision == "voxel":
+        return np.asarray(attention * density, dtype=np.float64)
+    if decision not in ("slice", "lesion"):
+        raise ValueError(f"decision must be voxel, slice or lesion. Received: {decision}")
+    connectivity = 8 if decision == "slice" else LESION_CONNECTIVITY
+    label = label_voxels(flat_index, shape, connectivity)
+    weight = np.bincount(label, density)
+    mean = np.bincount(label, attention * density) / np.maximum(weight, 1e-12)
+    return np.asarray(density * (mean > COUNTS_ABOVE)[label], dtype=np.float64)

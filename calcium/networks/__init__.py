@@ -1,0 +1,1 @@
+"""Scoring networks: the additive direct network and the published plain slice regression."""

@@ -1,0 +1,96 @@
+"""A scoring network that is built and traced when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calcium.networks.slice_inputs import INPUT_CHANNELS
+
+NETWORKS = ("additive", "plain")
+"""Names of the networks behind the one interface."""
+
+
+def build_network(name: str, widths: Sequence[int]) -> Any:
+    """Untrained network of a name.
+
+    Args:
+        name: `"additive"` (attention U-Net) or `"plain"` (slice regression).
+        widths: Kernels per level.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        ValueError: If there is no network of that name.
+    """
+    if name == "additive":
+        from calcium.networks.attention_unet import attention_unet
+
+        return attention_unet(widths)
+    if name == "plain":
+        from calcium.networks.slice_regression import slice_regression
+
+        return slice_regression(widths)
+    raise ValueError(f"network must be one of {', '.join(NETWORKS)}. Received: {name}")
+
+
+class Predictor:
+    """Runs one network on any number of slices of any size; traced once.
+
+    Args:
+        network_name: `"additive"` or `"plain"`.
+        widths: Kernels per level.
+        weights: `.weights.h5` file; `None` keeps the random weights of construction.
+
+    Raises:
+        ValueError: If there is no network of that name.
+    """
+
+    def __init__(
+        self, network_name: str, widths: tuple[int, ...], weights: Path | None = None
+    ) -> None:
+        if network_name not in NETWORKS:
+            raise ValueError(
+                f"network must be one of {', '.join(NETWORKS)}. Received: {network_name}"
+            )
+        self.network_name = network_name
+        self.widths = widths
+        self.weights = weights
+        self._network: Any = None
+        self._call: Any = None
+
+    @property
+    def network(self) -> Any:
+        """The `keras.Model`, built and loaded on first use."""
+        if self._network is None:
+            self._network = build_network(self.network_name, self.widths)
+            if self.weights is not None:
+                self._network.load_weights(self.weights)
+        return self._network
+
+    def predict(self, inputs: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
+        """Network output of slices.
+
+        Args:
+            inputs: Shape `(n, h, w, 8)`, `n` at least one.
+            batch_size: Slices per call.
+
+        Returns:
+            `(n, h, w, 1)` attention, or `(n, 1)` logarithmic scores.
+        """
+        import tensorflow as tf
+
+        if self._call is None:
+            network = self.network
+            signature = [tf.TensorSpec((None, None, None, INPUT_CHANNELS), tf.float32)]
+            self._call = tf.function(
+                lambda x: network(x, training=False), input_signature=signature
+            )
+        starts = range(0, len(inputs), batch_size)
+        parts = [self._call(tf.constant(inputs[s : s + batch_size])).numpy() for s in starts]
+        return np.concatenate(parts)

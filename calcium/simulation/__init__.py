@@ -1,0 +1,1 @@
+"""Semi-synthetic calcium: plaques of known mass in real or digital backgrounds."""

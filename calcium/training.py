@@ -1,0 +1,254 @@
+"""Training of the scoring networks from the scores of crops; resumable at any moment."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calcium.training_data import Batch, CropSampler
+
+SCORE_FLOOR = 1.0
+"""Added to scores before the logarithm, so that zero is an ordinary value."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How long and how fast.
+
+    Args:
+        steps: Batches in all.
+        learning_rate: Peak of the schedule.
+        warm_up: Steps of linear warm-up; a cosine to 1 % of the peak follows.
+        clip_norm: Largest norm of the gradient of one batch.
+        ema: Decay of the running mean of the weights, which is what is kept.
+        checkpoint_every: Steps between checkpoints.
+        evaluate_every: Steps between calls of the evaluation.
+    """
+
+    steps: int = 3000
+    learning_rate: float = 2e-3
+    warm_up: int = 100
+    clip_norm: float = 1.0
+    ema: float = 0.995
+    checkpoint_every: int = 250
+    evaluate_every: int = 500
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        if step < self.warm_up:
+            return self.learning_rate * (step + 1) / self.warm_up
+        share = (step - self.warm_up) / max(1, self.steps - self.warm_up)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * share))))
+
+
+def attention_loss(attention: Any, density: Any, scores: tuple[Any, ...]) -> Any:
+    """Huber loss on `log1p` of the scores of squares, mean over squares that can score.
+
+    Args:
+        attention: Network output, shape `(n, h, w, 1)`.
+        density: Agatston density, shape `(n, h, w)`.
+        scores: True scores of the squares of each size, shapes `(n, h / b, w / b)`.
+
+    Returns:
+        Scalar tensor: the sum over square sizes. Squares without any density score zero
+        whatever the attention, so they carry no weight.
+    """
+    from keras import ops
+
+    weighted = attention[..., 0] * density
+    height, width = density.shape[1], density.shape[2]
+    total = 0.0
+    for score in scores:
+        rows, cols = score.shape[1], score.shape[2]
+        shape = (-1, rows, height // rows, cols, width // cols)
+        predicted = ops.sum(ops.reshape(weighted, shape), axis=(2, 4))
+        possible = ops.sum(ops.reshape(density, shape), axis=(2, 4))
+        weight = ops.cast(possible > 0, "float32")
+        error = _huber(ops.log(SCORE_FLOOR + predicted) - ops.log(SCORE_FLOOR + score))
+        total = total + ops.sum(weight * error) / (ops.sum(weight) + 1.0)
+    return total
+
+
+def regression_loss(predicted: Any, density: Any, scores: tuple[Any, ...]) -> Any:
+    """Huber loss on `log1p` of the score of each slice.
+
+    Args:
+        predicted: Network output, shape `(n, 1)`.
+        density: Not used; the published network has no density.
+        scores: True scores of the squares; the sum of the first is the slice's score.
+
+    Returns:
+        Scalar tensor.
+    """
+    from keras import ops
+
+    score = ops.sum(scores[0], axis=(1, 2))
+    return ops.mean(_huber(predicted[:, 0] - ops.log(SCORE_FLOOR + score)))
+
+
+def train_network(
+    network: Any,
+    sampler: CropSampler,
+    loss: Callable[[Any, Any, tuple[Any, ...]], Any],
+    folder: Path,
+    options: TrainingOptions,
+    *,
+    evaluate: Callable[[Any, int], dict[str, float]] | None = None,
+) -> Path:
+    """Train until `options.steps`, from the last checkpoint in `folder` if there is one.
+
+    The batch of a step depends on the seed and the step alone, so a training that was
+    killed and resumed gives the same weights as one that was not.
+
+    Args:
+        network: A `keras.Model`; its weights are changed.
+        sampler: Source of batches.
+        loss: `attention_loss` or `regression_loss`.
+        folder: Receives `checkpoint.npz`, `curve.csv` and `network.weights.h5`.
+        options: Length and rates.
+        evaluate: Called with the network (mean weights set) and the step; what it returns
+            is written to `curve.csv`.
+
+    Returns:
+        Path of the final weights: the running mean.
+
+    Raises:
+        ValueError: If the checkpoint belongs to another network.
+    """
+    import keras
+    import tensorflow as tf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = keras.optimizers.Adam(options.learning_rate, clipnorm=options.clip_norm)
+    optimizer.build(network.trainable_variables)
+    mean = [w.copy() for w in network.get_weights()]
+    state = _State(network, optimizer, mean)
+    step = state.restore(folder / "checkpoint.npz")
+    update = _update_function(tf, network, optimizer, loss)
+    running = 0.0
+    while step < options.steps:
+        batch = sampler.batch(step)
+        optimizer.learning_rate.assign(options.rate(step))
+        value = float(update(*_tensors(tf, batch)))
+        running = value if running == 0.0 else 0.98 * running + 0.02 * value
+        state.average(min(options.ema, (1 + step) / (10 + step)))
+        step += 1
+        last = step == options.steps
+        if step % options.evaluate_every == 0 or last:
+            found = _evaluate(network, state.mean, evaluate, step)
+            _append_row(folder / "curve.csv", {"step": step, "loss": running, **found})
+        if step % options.checkpoint_every == 0 or last:
+            state.save(folder / "checkpoint.npz", step)
+            _save_weights(network, state.mean, folder / "network.weights.h5")
+    network.set_weights(state.mean)
+    return folder / "network.weights.h5"
+
+
+class _State:
+    """Weights, optimizer and running mean, as one file."""
+
+    def __init__(self, network: Any, optimizer: Any, mean: list[NDArray[np.float32]]) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.mean = mean
+
+    def average(self, decay: float) -> None:
+        for kept, weight in zip(self.mean, self.network.get_weights(), strict=True):
+            kept += (1.0 - decay) * (weight - kept)
+
+    def save(self, path: Path, step: int) -> None:
+        arrays = {f"w{i:03d}": w for i, w in enumerate(self.network.get_weights())}
+        arrays |= {f"m{i:03d}": w for i, w in enumerate(self.mean)}
+        arrays |= {f"o{i:03d}": np.asarray(v) for i, v in enumerate(self.optimizer.variables)}
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, step=step, **arrays)
+        os.replace(partial, path)
+
+    def restore(self, path: Path) -> int:
+        if not path.exists():
+            return 0
+        with np.load(path, allow_pickle=False) as data:
+            read = {
+                key[0]: [data[k] for k in sorted(data.files) if k[0] == key[0]] for key in "wmo"
+            }
+            step = int(data["step"])
+        shapes = [w.shape for w in self.network.get_weights()]
+        if [w.shape for w in read["w"]] != shapes:
+            raise ValueError(
+                f"the checkpoint must belong to this network. Received: {path.name} with "
+                f"{len(read['w'])} arrays where the network has {len(shapes)} or other shapes"
+            )
+        self.network.set_weights(read["w"])
+        self.mean = read["m"]
+        for variable, value in zip(self.optimizer.variables, read["o"], strict=True):
+            variable.assign(value)
+        return step
+
+
+def _update_function(tf: Any, network: Any, optimizer: Any, loss: Any) -> Any:
+    """One compiled optimizer step."""
+
+    @tf.function(reduce_retracing=True)
+    def update(inputs: Any, density: Any, *scores: Any) -> Any:
+        with tf.GradientTape() as tape:
+            value = loss(network(inputs, training=True), density, scores)
+        gradients = tape.gradient(value, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+        return value
+
+    return update
+
+
+def _tensors(tf: Any, batch: Batch) -> tuple[Any, ...]:
+    return tuple(tf.constant(a) for a in (batch.inputs, batch.density, *batch.scores))
+
+
+def _evaluate(
+    network: Any,
+    mean: list[NDArray[np.float32]],
+    evaluate: Callable[[Any, int], dict[str, float]] | None,
+    step: int,
+) -> dict[str, float]:
+    """Call the evaluation with the mean weights, then put the trained ones back."""
+    if evaluate is None:
+        return {}
+    current = network.get_weights()
+    network.set_weights(mean)
+    try:
+        return evaluate(network, step)
+    finally:
+        network.set_weights(current)
+
+
+def _save_weights(network: Any, mean: list[NDArray[np.float32]], path: Path) -> None:
+    """Write the running mean as Keras weights, by atomic rename."""
+    current = network.get_weights()
+    network.set_weights(mean)
+    partial = path.with_name("partial.weights.h5")
+    network.save_weights(partial)
+    os.replace(partial, path)
+    network.set_weights(current)
+
+
+def _append_row(path: Path, row: dict[str, float]) -> None:
+    """Add a line to a CSV, with a header if it is new."""
+    is_new = not path.exists()
+    with path.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow({k: round(v, 5) for k, v in row.items()})
+
+
+def _huber(error: Any, threshold: float = 1.0) -> Any:
+    from keras import ops
+
+    size = ops.abs(error)
+    return ops.where(size < threshold, 0.5 * size * size, threshold * (size - 0.5 * threshold))

@@ -1,0 +1,287 @@
+"""Labeled scans on the lattice, and the batches that training draws from them.
+
+What a network learns from is the score of a crop: the density of the crop's coronary
+calcium, summed. The sums are made here from the splatted density; the labels themselves
+never reach the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from calcium.density import find_candidates
+from calcium.heart_field import LATTICE_SIZE, HeartEllipsoid, HeartField
+from calcium.labeled_scan import LabeledScan
+from calcium.networks.slice_inputs import INPUT_CHANNELS, slice_inputs
+from calcium.presets import DEFAULT_PRESET, Preset
+from registration.geometry import ImageGrid
+
+CROP_SIZE = 128
+"""Lattice points per side of a training crop: 90 mm."""
+
+BLOCK_SIZES = (128, 32)
+"""Squares whose scores enter the loss, lattice points per side."""
+
+
+@dataclass(frozen=True)
+class LatticeScan:
+    """One labeled scan as the networks see it.
+
+    Args:
+        name: Name of the scan.
+        group: Patient or phantom.
+        kind: `"cardiac"` or `"chest"`.
+        field: Lattice geometry.
+        hu: Lattice attenuation of the field's slices, int16, shape `(n, 256, 256)`.
+        points: Lattice points with density: slice, row, column; int32, shape `(m, 3)`.
+        density: Splatted Agatston density at the points, shape `(m,)`.
+        coronary: The part of it that is coronary, shape `(m,)`.
+        area: Share of each point that is candidate, shape `(m,)`.
+        component: In-plane component of each point, from 0, shape `(m,)`.
+    """
+
+    name: str
+    group: str
+    kind: str
+    field: HeartField
+    hu: NDArray[np.int16]
+    points: NDArray[np.int32]
+    density: NDArray[np.float32]
+    coronary: NDArray[np.float32]
+    area: NDArray[np.float32]
+    component: NDArray[np.int32]
+
+    @property
+    def agatston(self) -> float:
+        """True score of the scan inside the field."""
+        return float(self.coronary.sum())
+
+    def crop(
+        self,
+        number: int,
+        corner: tuple[int, int],
+        size: int,
+        *,
+        unit_shift: NDArray[np.float64] | None = None,
+        unit_scale: NDArray[np.float64] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Input, density and coronary density of one square of one slice.
+
+        Args:
+            number: Slice, counted from the field's first.
+            corner: First lattice row and column.
+            size: Lattice points per side.
+            unit_shift: Added to the coordinates, heart units, shape `(3,)`.
+            unit_scale: Factor on the coordinates, shape `(3,)`.
+
+        Returns:
+            Input `(size, size, 8)`, density and coronary density `(size, size)`.
+        """
+        rows = slice(corner[0], corner[0] + size)
+        cols = slice(corner[1], corner[1] + size)
+        step = self.field.context_step
+        shown = np.clip([number - step, number, number + step], 0, len(self.hu) - 1)
+        coordinates = self.field.coordinates(self.field.slices[0] + number, rows, cols)
+        if unit_scale is not None:
+            coordinates *= unit_scale.astype(np.float32)
+        if unit_shift is not None:
+            coordinates += unit_shift.astype(np.float32)
+        maps = np.zeros((3, size, size), np.float32)
+        here = self._points_in(number, corner, size)
+        local = self.points[here, 1:] - np.array(corner)
+        for image, values in zip(maps, (self.density, self.coronary, self.area), strict=True):
+            image[local[:, 0], local[:, 1]] = values[here]
+        context = self.hu[shown][:, rows, cols].astype(np.float32)
+        return slice_inputs(context[None], maps[None, 2], coordinates[None])[0], maps[0], maps[1]
+
+    def _points_in(self, number: int, corner: tuple[int, int], size: int) -> NDArray[np.intp]:
+        first, last = np.searchsorted(self.points[:, 0], [number, number + 1])
+        part = self.points[first:last, 1:] - np.array(corner)
+        inside = np.all((part >= 0) & (part < size), axis=1)
+        return np.asarray(first + np.flatnonzero(inside))
+
+
+def lattice_scan(
+    scan: LabeledScan, heart: HeartEllipsoid, preset: Preset = DEFAULT_PRESET
+) -> LatticeScan:
+    """Bring a labeled scan onto the lattice; the sum of its density stays exact.
+
+    Args:
+        scan: Scan with axes along (S, P, L).
+        heart: Heart in the atlas.
+        preset: Definition of the score.
+    """
+    field = HeartField.locate(scan.grid, heart.unit_matrix(scan.atlas_to_scan))
+    first, last = field.slices
+    hu = np.rint(field.sample(np.asarray(scan.volume_hu[first:last]))).astype(np.int16)
+    candidates = find_candidates(scan.volume_hu, scan.grid, preset)
+    z, y, x = candidates.index.T
+    keep = (candidates.density > 0) & (z >= first) & (z < last) & field.inside_reach(z, y, x)
+    if scan.ignored is not None:
+        keep &= ~scan.ignored[z, y, x]
+    z, y, x, density = z[keep], y[keep], x[keep], candidates.density[keep]
+    wanted = density * scan.coronary[z, y, x]
+    parts = []
+    for number in range(first, last):
+        at = slice(*np.searchsorted(z, [number, number + 1]))
+        dense, coronary, count = (
+            field.splat(values, y[at], x[at])
+            for values in (density[at], wanted[at], np.ones(at.stop - at.start))
+        )
+        area = count / np.float32(field.step_vox[0] * field.step_vox[1])
+        parts.append(_slice_points(number - first, dense, coronary, area))
+    columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else None
+    if columns is None:
+        columns = [
+            np.zeros((0, 3), np.int32),
+            *[np.zeros(0, np.float32)] * 3,
+            np.zeros(0, np.int32),
+        ]
+    points, dense, coronary, area, component = columns
+    return LatticeScan(
+        scan.name, scan.group, scan.kind, field, hu, points, dense, coronary, area, component
+    )
+
+
+def _slice_points(
+    number: int,
+    density: NDArray[np.float32],
+    coronary: NDArray[np.float32],
+    area: NDArray[np.float32],
+) -> tuple[NDArray[Any], ...]:
+    """Sparse form of one slice's maps; component labels are unique within a scan."""
+    labels, _ = ndimage.label(density > 0, np.ones((3, 3), bool))
+    rows, cols = np.nonzero(density)
+    points = np.stack([np.full(len(rows), number), rows, cols], axis=1).astype(np.int32)
+    component = (labels[rows, cols] - 1 + number * LATTICE_SIZE**2).astype(np.int32)
+    return points, density[rows, cols], coronary[rows, cols], area[rows, cols], component
+
+
+def save_lattice_scan(path: Path, scan: LatticeScan) -> None:
+    """Write a lattice scan as `.npz`, by atomic rename."""
+    grid, field = scan.field.grid, scan.field
+    partial = path.with_suffix(".partial.npz")
+    np.savez(
+        partial,
+        text=np.array([scan.name, scan.group, scan.kind]),
+        size=grid.size,
+        spacing=grid.spacing,
+        origin=grid.origin,
+        direction=grid.direction,
+        to_unit=field.to_unit,
+        start=field.start_vox,
+        step=field.step_vox,
+        slices=field.slices,
+        hu=scan.hu,
+        points=scan.points,
+        density=scan.density,
+        coronary=scan.coronary,
+        area=scan.area,
+        component=scan.component,
+    )
+    partial.rename(path)
+
+
+def load_lattice_scan(path: Path) -> LatticeScan:
+    """Read what `save_lattice_scan` wrote."""
+    with np.load(path, allow_pickle=False) as data:
+        grid = ImageGrid(
+            *(tuple(data[k].tolist()) for k in ("size", "spacing", "origin", "direction"))
+        )
+        name, group, kind = (str(t) for t in data["text"])
+        pairs = (tuple(data[k].tolist()) for k in ("start", "step", "slices"))
+        field = HeartField(grid, data["to_unit"], *pairs)
+        arrays = [data[k] for k in ("hu", "points", "density", "coronary", "area", "component")]
+    return LatticeScan(name, group, kind, field, *arrays)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops and what they may be scored by.
+
+    Args:
+        inputs: Network input, shape `(n, s, s, 8)`.
+        density: Agatston density on the lattice, shape `(n, s, s)`.
+        scores: True scores of the squares of each size in `BLOCK_SIZES`, shapes
+            `(n, s / b, s / b)`.
+    """
+
+    inputs: NDArray[np.float32]
+    density: NDArray[np.float32]
+    scores: tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True)
+class CropSampler:
+    """Draws the batch of any training step, the same for the same seed and step.
+
+    Args:
+        scans: Training scans.
+        seed: Seed of all batches.
+        batch_size: Crops per batch.
+        crop_size: Lattice points per side.
+        block_sizes: Squares whose scores are given.
+        shift_units: Standard deviation of the coordinate jitter, heart units.
+        scale_sd: Standard deviation of the coordinate scale jitter.
+        hu_shift_sd: Standard deviation of a shift of the shown attenuation, HU.
+    """
+
+    scans: Sequence[LatticeScan]
+    seed: int = 0
+    batch_size: int = 16
+    crop_size: int = CROP_SIZE
+    block_sizes: tuple[int, ...] = BLOCK_SIZES
+    shift_units: float = 0.11
+    scale_sd: float = 0.08
+    hu_shift_sd: float = 8.0
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+        rng = np.random.default_rng([self.seed, step])
+        size = self.crop_size
+        inputs = np.empty((self.batch_size, size, size, INPUT_CHANNELS), np.float32)
+        density = np.empty((self.batch_size, size, size), np.float32)
+        wanted = np.empty_like(density)
+        for item in range(self.batch_size):
+            scan = self.scans[int(rng.integers(len(self.scans)))]
+            number, corner = self._place(rng, scan)
+            inputs[item], density[item], wanted[item] = scan.crop(
+                number,
+                corner,
+                size,
+                unit_shift=rng.normal(0.0, self.shift_units, 3),
+                unit_scale=1.0 + rng.normal(0.0, self.scale_sd, 3),
+            )
+            inputs[item, ..., :3] += rng.normal(0.0, self.hu_shift_sd) / 220.0
+        return Batch(inputs, density, tuple(block_sums(wanted, b) for b in self.block_sizes))
+
+    def _place(self, rng: np.random.Generator, scan: LatticeScan) -> tuple[int, tuple[int, int]]:
+        """Slice and corner of a crop: on coronary calcium, on other candidates, or anywhere."""
+        room = LATTICE_SIZE - self.crop_size
+        mode = rng.random()
+        pool = np.flatnonzero(scan.coronary > 0) if mode < 0.45 else np.zeros(0, int)
+        if mode < 0.92 and len(pool) == 0:
+            pool = np.flatnonzero(scan.coronary == 0)
+        if len(pool) == 0:
+            row, col = rng.integers(0, room + 1, 2)
+            return int(rng.integers(len(scan.hu))), (int(row), int(col))
+        components = np.unique(scan.component[pool])
+        chosen = pool[scan.component[pool] == components[rng.integers(len(components))]]
+        number, row, col = scan.points[chosen[rng.integers(len(chosen))]]
+        offset = rng.integers(8, self.crop_size - 8, 2)
+        corner = np.clip(np.array([row, col]) - offset, 0, room)
+        return int(number), (int(corner[0]), int(corner[1]))
+
+
+def block_sums(values: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+    """Sums over squares, shape `(n, h, w)` to `(n, h / block, w / block)`."""
+    n, h, w = values.shape
+    split = values.reshape(n, h // block, block, w // block, block)
+    return np.asarray(split.sum(axis=(2, 4)))

@@ -1,0 +1,107 @@
+"""How well a network scores lattice scans, fast enough to ask during training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calcium.agreement import confusion_matrix, linear_weighted_kappa, risk_categories
+from calcium.feedback import Decision, decide
+from calcium.heart_field import LATTICE_SIZE
+from calcium.networks.slice_inputs import INPUT_CHANNELS
+from calcium.training_data import LatticeScan
+
+Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Network input `(n, 256, 256, 8)` to its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOutcome:
+    """Truth and prediction of one scan.
+
+    Args:
+        name: Name of the scan.
+        group: Patient or phantom.
+        truth: True score.
+        score: Predicted score.
+        found: Part of the true score that was counted.
+    """
+
+    name: str
+    group: str
+    truth: float
+    score: float
+    found: float
+
+    @property
+    def false_points(self) -> float:
+        """Part of the prediction that is not coronary."""
+        return max(0.0, self.score - self.found)
+
+
+def lattice_attention(
+    predict: Predict, scan: LatticeScan, *, batch_size: int = 8
+) -> NDArray[np.float32]:
+    """Attention at the points of a scan, shape `(m,)`."""
+    attention = np.zeros(len(scan.points), np.float32)
+    numbers = np.unique(scan.points[:, 0])
+    for start in range(0, len(numbers), batch_size):
+        chosen = numbers[start : start + batch_size]
+        inputs = np.empty((len(chosen), LATTICE_SIZE, LATTICE_SIZE, INPUT_CHANNELS), np.float32)
+        for item, number in enumerate(chosen):
+            inputs[item] = scan.crop(int(number), (0, 0), LATTICE_SIZE)[0]
+        output = predict(inputs)
+        for item, number in enumerate(chosen):
+            at = slice(*np.searchsorted(scan.points[:, 0], [number, number + 1]))
+            rows, cols = scan.points[at, 1:].T
+            attention[at] = output[item, rows, cols, 0]
+    return attention
+
+
+def additive_outcome(
+    scan: LatticeScan, attention: NDArray[np.float32], decision: Decision
+) -> ScanOutcome:
+    """Outcome of a scan under a decision rule."""
+    shape = (len(scan.hu), LATTICE_SIZE, LATTICE_SIZE)
+    flat = np.ravel_multi_index(tuple(scan.points.T.astype(np.int64)), shape).astype(np.int64)
+    value = decide(attention, scan.density, flat, shape, decision)
+    share = value / np.maximum(scan.density, 1e-12)
+    found = float((share * scan.coronary).sum())
+    return ScanOutcome(scan.name, scan.group, scan.agatston, float(value.sum()), found)
+
+
+def regressed_outcome(predict: Predict, scan: LatticeScan, *, batch_size: int = 8) -> ScanOutcome:
+    """Outcome of a scan under the plain network; what it counted is not known."""
+    total = 0.0
+    numbers = np.unique(scan.points[:, 0])
+    for start in range(0, len(numbers), batch_size):
+        chosen = numbers[start : start + batch_size]
+        inputs = np.stack([scan.crop(int(n), (0, 0), LATTICE_SIZE)[0] for n in chosen])
+        total += float(np.maximum(np.expm1(predict(inputs)[:, 0]), 0.0).sum())
+    return ScanOutcome(scan.name, scan.group, scan.agatston, total, float("nan"))
+
+
+def summary(outcomes: Sequence[ScanOutcome]) -> dict[str, float]:
+    """Mean log error, category agreement, and points found and falsely counted.
+
+    Args:
+        outcomes: One per scan, at least one.
+
+    Returns:
+        `log_error` (mean absolute difference of `log1p`), `kappa` (linear weights),
+        `found` and `false` (shares of all true points).
+    """
+    truth = np.array([o.truth for o in outcomes])
+    score = np.array([o.score for o in outcomes])
+    points = max(float(truth.sum()), 1e-9)
+    return {
+        "log_error": float(np.abs(np.log1p(truth) - np.log1p(score)).mean()),
+        "kappa": linear_weighted_kappa(
+            confusion_matrix(risk_categories(truth), risk_categories(np.maximum(score, 0.0)))
+        ),
+        "found": float(sum(o.found for o in outcomes)) / points,
+        "false": float(sum(o.false_points for o in outcomes)) / points,
+    }
