@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calcium.density import Candidates, find_candidates
 from calcium.feedback import Decision, decide
-from calcium.heart_field import LATTICE_SIZE, HeartEllipsoid, HeartField
+from calcium.heart_field import HeartEllipsoid, HeartField
 from calcium.lesions import Lesion, group_lesions
 from calcium.networks.predictor import Predictor
 from calcium.networks.slice_inputs import slice_inputs
@@ -156,17 +156,15 @@ class Scorer:
             return np.zeros(0)
         z, y, x = candidates.index.T
         numbers = np.unique(z)
-        inputs, part = _network_inputs(volume, heart_field, candidates, numbers)
+        inputs = _network_inputs(volume, heart_field, candidates, numbers)
         output = self.predictor.predict(inputs, batch_size=BATCH_SLICES)
         if self.predictor.network_name == "plain":
             value = _spread(np.maximum(np.expm1(output[:, 0]), 0.0), numbers, z, candidates.density)
         else:
             attention = np.empty(len(z))
-            lattice = np.zeros((LATTICE_SIZE, LATTICE_SIZE), np.float32)
             for number, image in zip(numbers, output[..., 0], strict=True):
                 at = slice(*np.searchsorted(z, [number, number + 1]))
-                lattice[part] = image
-                attention[at] = heart_field.gather(lattice, y[at], x[at])
+                attention[at] = heart_field.gather(image, y[at], x[at])
             value = decide(
                 attention,
                 candidates.density,
@@ -201,8 +199,8 @@ def _network_inputs(
     heart_field: HeartField,
     candidates: Candidates,
     numbers: NDArray[np.int64],
-) -> tuple[NDArray[np.float32], tuple[slice, slice]]:
-    """Inputs of the slices `numbers`, and the part of the lattice they show."""
+) -> NDArray[np.float32]:
+    """Inputs of the slices `numbers`, shape `(n, 256, 256, 8)`."""
     z, y, x = candidates.index.T
     step = heart_field.context_step
     first, last = heart_field.slices
@@ -215,7 +213,7 @@ def _network_inputs(
         area[item] = heart_field.splat(np.ones(at.stop - at.start), y[at], x[at])
     area /= heart_field.step_vox[0] * heart_field.step_vox[1]
     coordinates = np.stack([heart_field.coordinates(int(n)) for n in numbers])
-    return slice_inputs(sampled[where.reshape(shown.shape)], area, coordinates), part
+    return slice_inputs(sampled[where.reshape(shown.shape)], area, coordinates)
 
 
 def _spread(
