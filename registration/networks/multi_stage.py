@@ -1,0 +1,91 @@
+"""Stages in a row: each registers what the earlier ones left over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from registration.warping import compose, warp
+
+
+class MultiStageRegistration(keras.Model):
+    """Registers a pair through successive networks, the moving image interpolated once.
+
+    Every stage sees the fixed image and the moving image as warped so far. Its field is
+    composed with (or, as published, added to) the accumulated one, and the *original*
+    moving image is warped by the result.
+
+    Args:
+        stages: Networks from `[fixed, moving]` to a dictionary with `displacement_field`,
+            voxels, coarse to fine.
+        composition: `"compose"` is exact up to interpolation, `"add"` is what the paper
+            does, an approximation for small later fields.
+        **kwargs: Arguments of `keras.Model`.
+
+    Call arguments:
+        inputs: The pair `[fixed, moving]`.
+
+    Input shape:
+        `(batch, *shape, 1)`, twice.
+
+    Output shape:
+        Dictionary of `moved` `(batch, *shape, 1)`, `displacement_field`
+        `(batch, *shape, d)`, `stage_fields` (the accumulated field after every stage) and
+        `stages` (what every stage gave).
+
+    Raises:
+        ValueError: If there is no stage, or the composition is not known.
+
+    Source:
+        de Vos et al., Med Image Anal 2019;52:128-143.
+    """
+
+    def __init__(
+        self, stages: Sequence[keras.Model], *, composition: str = "compose", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not stages:
+            raise ValueError("stages must name at least one network. Received: none")
+        if composition not in ("compose", "add"):
+            raise ValueError(f"composition must be 'compose' or 'add'. Received: {composition!r}")
+        self.stages = list(stages)
+        self.composition = composition
+
+    def call(self, inputs: Any) -> dict[str, Any]:
+        """Register a batch of pairs."""
+        fixed, moving = inputs
+        field = None
+        moved = moving
+        fields, outputs = [], []
+        for stage in self.stages:
+            output = stage([fixed, moved])
+            update = output["displacement_field"]
+            if field is None:
+                field = update
+            else:
+                field = field + update if self.composition == "add" else compose(field, update)
+            moved = warp(moving, field)
+            fields.append(field)
+            outputs.append(output)
+        return {
+            "moved": moved,
+            "displacement_field": field,
+            "stage_fields": fields,
+            "stages": outputs,
+        }
+
+    def freeze_all_but(self, number: int) -> None:
+        """Leave one stage trainable, as each is trained on what the earlier ones give.
+
+        Args:
+            number: Index of the stage to train.
+
+        Raises:
+            ValueError: If there is no such stage.
+        """
+        if not 0 <= number < len(self.stages):
+            raise ValueError(f"there are {len(self.stages)} stages. Received: number={number}")
+        for index, stage in enumerate(self.stages):
+            stage.trainable = index == number
