@@ -1,0 +1,27 @@
+# Six commands. Each makes what it needs first, in a virtual environment of its own.
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BENCHMARK ?= scoring_phantoms
+OUT ?= benchmark-output
+
+.PHONY: setup demo test lint types bench
+
+setup: $(VENV)/.ready-dev
+demo: $(VENV)/.ready ; $(VENV)/bin/calcium-score demo --out demo-output
+test: $(VENV)/.ready-dev ; $(VENV)/bin/python -m pytest
+lint: $(VENV)/.ready-dev ; $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell
+types: $(VENV)/.ready-dev ; $(VENV)/bin/mypy
+bench: $(VENV)/.ready-dev ; $(VENV)/bin/python benchmarks/$(BENCHMARK).py --out $(OUT) $(ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: $(VENV)/bin/python setup.cfg pyproject.toml
+	@echo "Installing into $(VENV): a few minutes the first time."
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
