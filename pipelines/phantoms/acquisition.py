@@ -124,24 +124,34 @@ def resample_labels(canvas: Canvas, grid: ImageGrid) -> NDArray[np.uint8]:
     return canvas.labels[np.ix_(take[2], take[1], take[0])]
 
 
-def correlated_noise(
-    rng: np.random.Generator, shape: tuple[int, ...], pixel_mm: float, kernel: Kernel
-) -> Array:
-    """Noise of unit variance with the ramp-times-kernel spectrum of filtered back-projection."""
+def noise_gain(shape: tuple[int, ...], pixel_mm: float, kernel: Kernel) -> Array:
+    """Filter that gives white noise the ramp-times-kernel spectrum of filtered back-projection.
+
+    Args:
+        shape: Rows and columns of a slice.
+        pixel_mm: Pixel spacing.
+        kernel: Reconstruction kernel.
+
+    Returns:
+        Gain for `scipy.fft.rfft2` of a slice; filtered noise keeps its variance.
+    """
+    rows, columns = shape
+    fy, fx = fft.fftfreq(rows, pixel_mm)[:, None], fft.rfftfreq(columns, pixel_mm)[None]
+    relative = np.hypot(fy, fx) / kernel.noise_peak_per_mm
+    gain = np.sqrt(relative) * np.exp(-0.25 * relative**2) + 0.05
+    twice = np.full(gain.shape[1], 2.0)
+    twice[0] = 1.0
+    if columns % 2 == 0:
+        twice[-1] = 1.0
+    power = (gain**2 * twice).sum() / (rows * columns)
+    result: Array = (gain / np.sqrt(power)).astype(np.float32)
+    return result
+
+
+def correlated_noise(rng: np.random.Generator, shape: tuple[int, ...], gain: Array) -> Array:
+    """One slice of noise of unit variance; see `noise_gain`."""
     white = rng.standard_normal(shape, dtype=np.float32)
-    fy = fft.fftfreq(shape[0], pixel_mm)[:, None]
-    fx = fft.rfftfreq(shape[1], pixel_mm)[None]
-    frequency = np.hypot(fy, fx)
-    peak = kernel.noise_peak_per_mm
-    gain = (np.sqrt(frequency / peak) * np.exp(-0.25 * (frequency / peak) ** 2)).astype(np.float32)
-    gain += np.float32(0.05)
-    doubled = np.full(gain.shape[1], 2.0)
-    doubled[0] = 1.0
-    if shape[1] % 2 == 0:
-        doubled[-1] = 1.0
-    power = float((gain.astype(float) ** 2 * doubled).sum() / (shape[0] * shape[1]))
-    spectrum = fft.rfft2(white) * (gain / np.float32(np.sqrt(power)))
-    noise: Array = fft.irfft2(spectrum, s=shape).astype(np.float32)
+    noise: Array = fft.irfft2(fft.rfft2(white) * gain, s=shape)
     return noise
 
 
@@ -158,8 +168,7 @@ def _axis_positions(grid: ImageGrid, axis: int) -> NDArray[np.float64]:
 
 
 def _gauss(d: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = np.exp(-0.5 * (d / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
-    return result
+    return np.asarray(np.exp(-0.5 * (d / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi)))
 
 
 def _blur_weights(

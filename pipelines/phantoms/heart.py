@@ -28,6 +28,9 @@ ROOT = np.array([3.0, -47.0, -53.0])
 APEX = np.array([74.0, -82.0, -114.0])
 """Tip of the left ventricle."""
 
+HEART_BOTTOM = np.array([32.0, -58.0, -124.0])
+"""Where the heart rests on the diaphragm."""
+
 CORONARY_KNOTS: dict[str, list[tuple[float, float, float]]] = {
     "LM": [(16, -40, -46), (22, -38, -46), (29, -42, -48)],
     "LAD": [
@@ -138,11 +141,8 @@ class Heart:
 
         They keep the distance of their radius and a little fat from the chambers.
         """
-        lines = {}
-        for name, knots in CORONARY_KNOTS.items():
-            line = smooth_curve(self.place(knots), 3.0)
-            line = self._lay_on_surface(line, CORONARY_RADII_MM[name][0])
-            lines[name] = line
+        lines = {n: smooth_curve(self.place(k), 3.0) for n, k in CORONARY_KNOTS.items()}
+        self._lay_on_surface(lines)
         for name, parent in (("LAD", "LM"), ("LCX", "LM"), ("PDA", "RCA")):
             lines[name][0] = lines[parent][-1]
         for name, parent in (("D1", "LAD"), ("OM", "LCX")):
@@ -150,29 +150,25 @@ class Heart:
             lines[name][0] = lines[parent][int(np.argmin(gap))]
         return {name: smooth_curve(line, 1.0) for name, line in lines.items()}
 
-    def _lay_on_surface(self, line: Points, radius_mm: float) -> Points:
+    def _lay_on_surface(self, lines: dict[str, Points]) -> None:
         """Newton steps along the gradient to the wanted distance, then light smoothing."""
-        wanted = radius_mm + min(0.5 + 0.25 * self.epicardial_fat_mm, 2.0)
-        result = line.copy()
+        fat = min(0.5 + 0.25 * self.epicardial_fat_mm, 2.0)
+        ends = np.cumsum([len(line) for line in lines.values()])[:-1]
+        wanted = np.concatenate(
+            [np.full(len(line), CORONARY_RADII_MM[n][0] + fat) for n, line in lines.items()]
+        )
+        probe = 0.5 * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
         for _ in range(12):
-            step = 0.5
-            value = self._surface_at(result) - wanted
-            gradient = np.stack(
-                [
-                    (self._surface_at(result + e) - self._surface_at(result - e)) / (2 * step)
-                    for e in np.eye(3) * step
-                ],
-                axis=1,
-            )
+            points = np.vstack(list(lines.values()))
+            x, y, z = (points[None] + probe[:, None]).reshape(-1, 3).T.astype(np.float32)
+            value = np.asarray(self.surface((x, y, z)), float).reshape(7, -1)
+            gradient = (value[1:4] - value[4:7]).T
             norm2 = np.maximum((gradient**2).sum(axis=1), 0.25)
-            move = -np.clip(value / norm2, -4, 4)[:, None] * gradient
-            result = result + 0.7 * move
-            result[1:-1] = 0.5 * result[1:-1] + 0.25 * (result[:-2] + result[2:])
-        return result
-
-    def _surface_at(self, points: Points) -> Points:
-        x, y, z = points.T.astype(np.float32)
-        return np.asarray(self.surface((x, y, z)), float)
+            move = np.clip((value[0] - wanted) / norm2, -4, 4)[:, None] * gradient
+            pieces = np.split(points - 0.7 * move, ends)
+            for name, piece in zip(lines, pieces, strict=True):
+                piece[1:-1] = 0.5 * piece[1:-1] + 0.25 * (piece[:-2] + piece[2:])
+                lines[name] = piece
 
 
 RVOT = np.array([(16, -80, -64), (20, -75, -48), (23, -66, -33)], float)

@@ -6,11 +6,29 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pipelines.phantoms.heart import HEART_CENTER, TERRITORY, Heart
-from pipelines.phantoms.shapes import Array, Canvas, TubeField, smooth_curve, smooth_min
+from pipelines.phantoms.shapes import (
+    FAR_MM,
+    Array,
+    Box,
+    Canvas,
+    TubeField,
+    ellipsoid,
+    refine,
+    smooth_curve,
+    smooth_min,
+)
+from pipelines.phantoms.thorax import COARSE_MM, Thorax
 
 Points = NDArray[np.float64]
+
+HEART_COARSE_MM = 2.5
+"""Lattice on which the chambers are evaluated."""
+
+_CLOSING_MM = 14.0
+"""Gaps between mediastinal structures narrower than twice this are filled with fat."""
 
 AORTA_KNOTS = [
     (3, -47, -53), (-5, -51, -38), (-13, -52, -20), (-14, -46, 0), (-8, -34, 18), (4, -16, 27),
@@ -98,10 +116,10 @@ def vessel_paths(heart: Heart) -> dict[str, tuple[Points, Points]]:
     ratio = heart.aorta_radius_mm / 16.0
     paths = {}
     for name, knots in VESSEL_KNOTS.items():
-        line = smooth_curve(follow(heart, np.array(knots, float)), 4.0)
+        line = smooth_curve(follow(heart, np.array(knots, float)), 7.0)
         radii = np.linspace(*VESSEL_RADII_MM[name], len(line))
         paths[name] = (line, radii)
-    line = smooth_curve(follow(heart, np.array(AORTA_KNOTS, float)), 4.0)
+    line = smooth_curve(follow(heart, np.array(AORTA_KNOTS, float)), 7.0)
     where = np.linspace(0, 1, len(line))
     radii = np.interp(where, [0, 0.05, 0.25, 0.4, 0.6, 1], [15.5, 16, 15.5, 13, 12.3, 10.5])
     grow = np.interp(
@@ -111,18 +129,42 @@ def vessel_paths(heart: Heart) -> dict[str, tuple[Points, Points]]:
     return paths
 
 
-def mediastinum_distance(canvas: Canvas, heart: Heart, pericardium: Array) -> Array:
-    """Distance to all that lies between the lungs, mm."""
-    tubes = TubeField(canvas)
+def mediastinum_distance(canvas: Canvas, heart: Heart, thorax: Thorax) -> Array:
+    """Distance to all that lies between the lungs, the gaps closed with fat, mm."""
+    rough = canvas.coarse(COARSE_MM)
+    tubes = TubeField(rough)
     for name, (line, radii) in vessel_paths(heart).items():
         if not name.startswith("vein") and name != "pulmonary_right_low":
-            tubes.add(line, radii + 2.5, 9.0)
+            tubes.add(line, radii + 2.0, 22.0)
     for name in ("trachea", "left_main", "right_main"):
-        line = smooth_curve(AIRWAY_KNOTS[name], 5.0)
-        tubes.add(line, np.linspace(*AIRWAY_RADII_MM[name], len(line)) + 5.0, 9.0)
-    line = smooth_curve(ESOPHAGUS_KNOTS, 6.0)
-    tubes.add(line, 11.0, 9.0)
-    return smooth_min(tubes.distance, pericardium - np.float32(1.0), 8.0)
+        line = smooth_curve(AIRWAY_KNOTS[name], 10.0)
+        tubes.add(line, np.linspace(*AIRWAY_RADII_MM[name], len(line)) + 4.0, 22.0)
+    tubes.add(smooth_curve(ESOPHAGUS_KNOTS, 12.0), 9.5, 22.0)
+    heart_sac = pericardium_distance(rough, rough.whole, heart) - np.float32(1.0)
+    union = smooth_min(tubes.distance, heart_sac, 8.0)
+    union = np.minimum(union, _anterior_fat(rough, heart, thorax))
+    closed = _closed(union, np.minimum(union, thorax.column(rough.points)), rough.grid.spacing)
+    return refine(closed, canvas.grid.shape)
+
+
+def _anterior_fat(canvas: Canvas, heart: Heart, thorax: Thorax) -> Array:
+    """Fat behind the sternum and in the angles between heart and diaphragm."""
+    thick = 3.0 + 1.2 * heart.epicardial_fat_mm
+    front = float(thorax.front(-30.0))
+    behind = ellipsoid(canvas.points, (2, front + 10, -35), (10 + thick, 24, 62))
+    left = heart.place(np.array([62.0, -88.0, -122.0]))
+    right = heart.place(np.array([-38.0, -74.0, -116.0]))
+    pads = [ellipsoid(canvas.points, p, (8 + 1.5 * thick, 8 + thick, 12)) for p in (left, right)]
+    result: Array = np.minimum(behind, np.minimum(*pads))
+    return result
+
+
+def _closed(shape: Array, walls: Array, spacing: tuple[float, ...]) -> Array:
+    """Distance to a shape whose gaps narrower than `_CLOSING_MM` are filled, mm."""
+    near = np.pad(walls < _CLOSING_MM, 1, mode="edge")
+    inward = ndimage.distance_transform_edt(near, sampling=spacing[::-1])[1:-1, 1:-1, 1:-1]
+    filled = ndimage.gaussian_filter(_CLOSING_MM - inward.astype(np.float32), 0.7)
+    return np.minimum(shape, np.where(walls < _CLOSING_MM, filled, FAR_MM)).astype(np.float32)
 
 
 def paint_vessels(canvas: Canvas, heart: Heart, blood_hu: float) -> None:
@@ -142,7 +184,7 @@ def paint_vessels(canvas: Canvas, heart: Heart, blood_hu: float) -> None:
     aorta.paint(blood_hu + 6, LABELS["aorta"])
     aorta.paint(blood_hu, LABELS["aorta"], inset_mm=1.6)
     gullet = TubeField(canvas)
-    gullet.add(smooth_curve(ESOPHAGUS_KNOTS, 5.0), 8.0)
+    gullet.add(smooth_curve(ESOPHAGUS_KNOTS, 9.0), 8.0)
     gullet.paint(38.0, LABELS["esophagus"])
 
 
@@ -150,45 +192,42 @@ def paint_airways(canvas: Canvas) -> None:
     """Paint trachea and bronchi: wall, then air."""
     tubes = TubeField(canvas)
     for name, knots in AIRWAY_KNOTS.items():
-        line = smooth_curve(knots, 4.0)
+        line = smooth_curve(knots, 7.0)
         tubes.add(line, np.linspace(*AIRWAY_RADII_MM[name], len(line)) + 1.6)
     tubes.paint(35.0, LABELS["airway"])
     tubes.paint(-1000.0, LABELS["airway"], inset_mm=1.6)
 
 
-def pericardium_distance(canvas: Canvas, heart: Heart) -> Array:
-    """Distance to the pericardial sac over the whole canvas, mm; large far from the heart."""
-    field = np.full(canvas.grid.shape, 99.0, np.float32)
-    box = canvas.box(*heart.bounds(25.0))
-    if box is not None:
-        parts = list(heart.chambers(canvas.local(box)).values())
-        sac = parts[0]
-        for part in parts[1:]:
-            sac = smooth_min(sac, part, 26.0)
-        field[box] = sac - np.float32(heart.epicardial_fat_mm)
-    return field
+def pericardium_distance(canvas: Canvas, box: Box, heart: Heart) -> Array:
+    """Distance to the pericardial sac in a box of the canvas, mm."""
+    parts = list(heart.chambers(canvas.local(box)).values())
+    sac = parts[0]
+    for part in parts[1:]:
+        sac = smooth_min(sac, part, 26.0)
+    return sac - np.float32(heart.epicardial_fat_mm)
 
 
-def paint_heart(
-    canvas: Canvas, heart: Heart, pericardium: Array, blood_hu: float, muscle_hu: float
-) -> None:
+def paint_heart(canvas: Canvas, heart: Heart, blood_hu: float, muscle_hu: float) -> None:
     """Paint pericardium, epicardial fat, muscle, and the blood in root and chambers."""
-    box = canvas.box(*heart.bounds(25.0))
+    box = canvas.box(*heart.bounds(22.0))
     if box is None:
         return
-    sac = pericardium[box]
+    rough = canvas.coarse(HEART_COARSE_MM, box)
+    shape = canvas.hu[box].shape
+    sac = refine(pericardium_distance(rough, rough.whole, heart), shape)
     canvas.paint(box, sac, 25.0, LABELS["pericardial_fat"])
-    canvas.paint(box, sac + 1.2, -95.0, LABELS["pericardial_fat"])
-    parts = heart.chambers(canvas.local(box))
-    walls = {"lv": 10.0, "rv": 3.5, "ra": 2.0, "la": 2.0, "root": 1.6, "rvot": 3.0}
-    labels = {
-        "ra": "right_atrium", "la": "left_atrium", "rv": "right_ventricle",
-        "rvot": "right_ventricle", "lv": "left_ventricle", "root": "aortic_root",
+    canvas.paint(box, sac + np.float32(1.2), -95.0, LABELS["pericardial_fat"])
+    walls = {
+        "ra": ("right_atrium", 2.0), "la": ("left_atrium", 2.0), "rv": ("right_ventricle", 3.5),
+        "rvot": ("right_ventricle", 3.0), "lv": ("left_ventricle", 10.0),
+        "root": ("aortic_root", 1.6),
     }  # fmt: skip
-    union = heart.surface(canvas.local(box))
+    union = refine(heart.surface(rough.points), shape)
     canvas.paint(box, union, muscle_hu, LABELS["myocardium"])
-    for name, label in labels.items():
-        canvas.paint(box, parts[name] + np.float32(walls[name]), blood_hu, LABELS[label])
+    parts = heart.chambers(rough.points)
+    for name, (label, wall) in walls.items():
+        inner = refine(parts[name] + np.float32(wall), shape)
+        canvas.paint(box, inner, blood_hu, LABELS[label])
 
 
 def paint_coronaries(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.phantoms.acquisition import render_grid
-from pipelines.phantoms.heart import CORONARY_RADII_MM
+from pipelines.phantoms.heart import CORONARY_RADII_MM, HEART_BOTTOM
 from pipelines.phantoms.lungs import paint_abdomen, paint_lungs
 from pipelines.phantoms.mediastinum import (
     LABELS,
@@ -15,12 +15,11 @@ from pipelines.phantoms.mediastinum import (
     paint_coronaries,
     paint_heart,
     paint_vessels,
-    pericardium_distance,
 )
 from pipelines.phantoms.settings import PhantomSettings
 from pipelines.phantoms.shapes import Canvas
 from pipelines.phantoms.subject import Subject
-from pipelines.phantoms.thorax import paint_bones, paint_walls
+from pipelines.phantoms.thorax import body_fields, paint_bones, paint_walls
 
 Points = NDArray[np.float64]
 DEFAULT_SPACING_MM = {"cardiac": 1.2, "chest": 1.6}
@@ -39,14 +38,15 @@ def paint_subject(
     pose, heart, thorax = subject.pose, subject.heart, subject.thorax
     canvas = Canvas(render_grid(subject.sampling, spacing), pose.to_anatomy, pose.to_scanner)
     _paint_table(canvas, subject)
-    cavity = paint_walls(canvas, thorax)
-    pericardium = pericardium_distance(canvas, heart)
-    mediastinum = mediastinum_distance(canvas, heart, pericardium)
-    paint_abdomen(canvas, thorax, cavity, rng)
-    paint_lungs(canvas, thorax, cavity, mediastinum, rng)
+    fields = body_fields(canvas, thorax, heart.place(HEART_BOTTOM).tolist())
+    paint_walls(canvas, fields)
+    mediastinum = mediastinum_distance(canvas, heart, thorax)
+    paint_abdomen(canvas, thorax, fields, rng)
+    paint_lungs(canvas, thorax, fields, mediastinum, rng)
+    del fields, mediastinum
     paint_bones(canvas, thorax)
     lines = heart.coronaries()
-    paint_heart(canvas, heart, pericardium, subject.blood_hu, subject.muscle_hu)
+    paint_heart(canvas, heart, subject.blood_hu, subject.muscle_hu)
     paint_vessels(canvas, heart, subject.blood_hu)
     paint_coronaries(canvas, lines, CORONARY_RADII_MM, subject.blood_hu)
     paint_airways(canvas)

@@ -12,6 +12,7 @@ from pipelines.phantoms import painting
 from pipelines.phantoms.acquisition import (
     circle_mask,
     correlated_noise,
+    noise_gain,
     resample,
     resample_labels,
 )
@@ -147,9 +148,9 @@ def _finish(
     strength = _noise_map(subject)
     outside = circle_mask(grid) if subject.padding_hu is not None else None
     image = np.empty(grid.shape, np.int16)
-    pixel, kernel = grid.spacing[0], subject.sampling.kernel
+    gain = noise_gain(grid.shape[1:], grid.spacing[0], subject.sampling.kernel)
     for k in range(grid.shape[0]):
-        noise = correlated_noise(rng, grid.shape[1:], pixel, kernel)
+        noise = correlated_noise(rng, grid.shape[1:], gain)
         slice_hu = hu[k] + noise * strength
         image[k] = np.clip(np.rint(slice_hu), LOWEST_HU, HIGHEST_HU).astype(np.int16)
         if outside is not None:

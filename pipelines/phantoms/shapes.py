@@ -122,22 +122,59 @@ class Canvas:
         self.hu = np.full(grid.shape, background_hu, np.float32)
         self.labels = np.zeros(grid.shape, np.uint8)
         self.points = _coordinates(grid, to_anatomy)
-        self._to_scanner = to_scanner
+        self._to_anatomy, self._to_scanner = to_anatomy, to_scanner
         self.whole: Box = (slice(None), slice(None), slice(None))
+
+    def boxes(self, low: ArrayLike, high: ArrayLike) -> list[Box | None]:
+        """Index boxes of all voxels within anatomical bounds.
+
+        Args:
+            low: Lower corners in mm, shape `(n, 3)`.
+            high: Upper corners in mm, shape `(n, 3)`.
+
+        Returns:
+            One box per pair of corners; `None` where it lies outside the volume.
+        """
+        ends = np.stack([np.asarray(low, float), np.asarray(high, float)], axis=1)
+        corners = np.stack(
+            [
+                np.stack([ends[:, i, 0], ends[:, j, 1], ends[:, k, 2]], axis=-1)
+                for i, j, k in np.ndindex(2, 2, 2)
+            ],
+            axis=1,
+        )
+        placed = self._to_scanner(corners.reshape(-1, 3))
+        index = self.grid.indices(placed).reshape(len(ends), 8, 3)
+        first = np.maximum(np.floor(index.min(axis=1)).astype(int), 0)
+        last = np.minimum(np.ceil(index.max(axis=1)).astype(int) + 1, np.array(self.grid.size))
+        return [
+            (slice(a[2], b[2]), slice(a[1], b[1]), slice(a[0], b[0])) if np.all(a < b) else None
+            for a, b in zip(first.tolist(), last.tolist(), strict=True)
+        ]
 
     def box(self, low: ArrayLike, high: ArrayLike, margin_mm: float = 4.0) -> Box | None:
         """Index box of all voxels within anatomical bounds; `None` if outside the volume."""
-        ends = np.stack([np.asarray(low, float) - margin_mm, np.asarray(high, float) + margin_mm])
-        corners = np.array(
-            [[ends[i, 0], ends[j, 1], ends[k, 2]] for i, j, k in np.ndindex(2, 2, 2)]
-        )
-        index = self.grid.indices(self._to_scanner(corners))
-        first = np.maximum(np.floor(index.min(axis=0)).astype(int) - 1, 0)
-        last = np.minimum(np.ceil(index.max(axis=0)).astype(int) + 2, np.array(self.grid.size))
-        if np.any(first >= last):
-            return None
-        x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-        return z, y, x
+        wide = [np.asarray(low, float)[None] - margin_mm, np.asarray(high, float)[None] + margin_mm]
+        return self.boxes(*wide)[0]
+
+    def coarse(self, spacing_mm: float, box: Box | None = None) -> Canvas:
+        """A canvas of larger voxels with the same first and last voxel centers.
+
+        Distances to large smooth shapes are evaluated there and brought back with `refine`.
+
+        Args:
+            spacing_mm: About the size of its voxels.
+            box: Part of this canvas to cover; all of it if absent.
+        """
+        sides = [range(n)[s] for n, s in zip(self.grid.shape, box or self.whole, strict=True)]
+        first = [side[0] for side in sides[::-1]]
+        count = np.array([len(side) for side in sides[::-1]])
+        extent = (count - 1) * np.array(self.grid.spacing)
+        knots = np.maximum(np.ceil(extent / spacing_mm).astype(int) + 1, 2)
+        step = np.maximum(extent, 1e-3) / (knots - 1)
+        origin = self.grid.physical_points([first])[0]
+        grid = ImageGrid(tuple(knots.tolist()), tuple(step.tolist()), tuple(origin.tolist()))
+        return Canvas(grid, self._to_anatomy, self._to_scanner)
 
     def local(self, box: Box) -> tuple[Array, Array, Array]:
         """Anatomical coordinates x, y, z (mm) of the voxels of a box."""
@@ -175,16 +212,30 @@ class TubeField:
         self.canvas = canvas
         self.distance = np.full(canvas.grid.shape, FAR_MM, np.float32)
 
-    def add(self, points: ArrayLike, radii: ArrayLike | float, margin_mm: float = 5.0) -> None:
+    def add(self, points: ArrayLike, radii: ArrayLike | float, margin_mm: float = 4.0) -> None:
         """Add a tube along a polyline (mm, shape `(n, 3)`), one radius or one per point."""
         path = np.asarray(points, float)
         sizes = np.broadcast_to(np.asarray(radii, float), (len(path),))
-        for a, b, ra, rb in zip(path, path[1:], sizes, sizes[1:], strict=False):
-            reach = max(ra, rb) + margin_mm
-            box = self.canvas.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach, 0.0)
+        self.add_segments(path[:-1], path[1:], sizes[:-1], sizes[1:], margin_mm)
+
+    def add_segments(
+        self,
+        starts: ArrayLike,
+        stops: ArrayLike,
+        start_radii: ArrayLike,
+        stop_radii: ArrayLike,
+        margin_mm: float = 4.0,
+    ) -> None:
+        """Add many tapered segments: ends in mm, shape `(n, 3)`, radii in mm, shape `(n,)`."""
+        a, b = np.asarray(starts, float), np.asarray(stops, float)
+        ra, rb = np.asarray(start_radii, float), np.asarray(stop_radii, float)
+        reach = (np.maximum(ra, rb) + margin_mm)[:, None]
+        boxes = self.canvas.boxes(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
+        for k, box in enumerate(boxes):
             if box is not None:
                 view = self.distance[box]
-                np.minimum(view, capsule(self.canvas.local(box), a, b, (ra, rb)), out=view)
+                part = capsule(self.canvas.local(box), a[k], b[k], (float(ra[k]), float(rb[k])))
+                np.minimum(view, part, out=view)
 
     def paint(self, hu: float, label: int | None = None, inset_mm: float = 0.0) -> None:
         """Paint all tubes, shrunk by `inset_mm`, on the canvas."""
@@ -198,6 +249,18 @@ class TubeField:
             canvas.labels.reshape(-1)[near[distance < 0]] = label
 
 
+def refine(coarse: NDArray[np.floating], shape: tuple[int, ...]) -> Array:
+    """Trilinear enlargement to `shape`; first and last samples stay in place.
+
+    Example:
+        >>> refine(np.array([[[0.0, 2.0]]]), (1, 1, 3)).tolist()
+        [[[0.0, 1.0, 2.0]]]
+    """
+    wz, wy, wx = (_linear_weights(n, c) for n, c in zip(shape, coarse.shape, strict=True))
+    part = np.matmul(np.matmul(wy, np.asarray(coarse, np.float32)), wx.T)
+    return np.tensordot(wz, part, axes=(1, 0))
+
+
 def _coordinates(
     grid: ImageGrid, to_anatomy: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> tuple[Array, Array, Array]:
@@ -206,13 +269,8 @@ def _coordinates(
     axes = [np.linspace(0, n - 1, c) for n, c in zip(grid.size, counts, strict=True)]
     index = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], axis=-1)
     coarse = to_anatomy(grid.physical_points(index).reshape(-1, 3)).reshape(index.shape)
-    wx, wy, wz = (_linear_weights(n, c) for n, c in zip(grid.size, counts, strict=True))
-    result = []
-    for k in range(3):
-        part = np.tensordot(wz, coarse[..., k].astype(np.float32), axes=(1, 0))
-        part = np.matmul(wy, part)
-        result.append(np.ascontiguousarray(np.matmul(part, wx.T)))
-    return result[0], result[1], result[2]
+    x, y, z = (refine(coarse[..., k], grid.shape) for k in range(3))
+    return x, y, z
 
 
 def _linear_weights(count: int, knots: int) -> Array:

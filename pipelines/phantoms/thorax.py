@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines.phantoms.shapes import Array, Canvas, TubeField, ellipsoid
+from pipelines.phantoms.shapes import Array, Canvas, TubeField, ellipsoid, refine, smooth_min
 
 Points = NDArray[np.float64]
 
@@ -21,6 +22,9 @@ BACK_MM = np.array([45.0, 62, 72, 82, 88, 91, 90, 84, 74])
 SPINE_MM = np.array([12.0, 18, 24, 34, 40, 46, 46, 40, 28])
 """Profile of the inner chest at `LEVELS_MM`: half width (x), front and back (y), and the
 middle of the vertebral bodies (y); read off CT of supine adults, mm."""
+
+COARSE_MM = 4.0
+"""Lattice on which large smooth surfaces are evaluated; a sphere of 50 mm errs by 0.04 mm."""
 
 RIB_WALL_MM = 10.0
 """Thickness of the layer that ribs and intercostal muscle share."""
@@ -71,7 +75,7 @@ class Thorax:
         """Half of the inner width, mm at height `z`."""
         return _profile(z, HALF_WIDTH_MM)
 
-    def cavity(self, points: tuple[Array, Array, Array]) -> Array:
+    def cavity(self, points: Sequence[Array]) -> Array:
         """Distance to the inner chest wall along the radius, mm; negative inside."""
         x, y, z = points
         levels = np.arange(-300.0, 161.0, 2.0)
@@ -90,15 +94,76 @@ class Thorax:
         result: Array = radius * (1 - 1 / shape)
         return result
 
-    def diaphragm(self, points: tuple[Array, Array, Array]) -> Array:
-        """Height above the diaphragm's domes, mm; negative below it."""
+    def diaphragm(self, points: Sequence[Array], heart_bottom: Sequence[float]) -> Array:
+        """Height above the diaphragm, mm; negative below it.
+
+        Args:
+            points: Coordinates x, y, z in mm.
+            heart_bottom: Point where the heart rests on it, mm.
+        """
         x, y, z = points
-        domes = []
+        height = np.full_like(x, -400.0)
         for side, top in ((-1.0, -112.0), (1.0, -122.0)):
-            q = ((x - np.float32(side * 62.0)) / 78) ** 2 + ((y + 18) / 112) ** 2
-            domes.append(np.float32(top + self.diaphragm_mm) - 62 * q * (0.35 + 0.65 * q))
-        result: Array = z - np.maximum(domes[0], domes[1])
-        return result * np.float32(0.75)
+            q = ((x - np.float32(side * 60.0)) / 80) ** 2 + ((y + 18) / 112) ** 2
+            dome = np.float32(top + self.diaphragm_mm) - 62 * q * (0.35 + 0.65 * q)
+            height = -smooth_min(-height, -dome, 24.0)
+        u, v, w = (float(c) for c in heart_bottom)
+        q = ((x - u) / 62) ** 2 + ((y - v) / 50) ** 2
+        height = -smooth_min(-height, -(np.float32(w + 4.0) - 22 * q), 20.0)
+        result: Array = (z - height) * np.float32(0.8)
+        return result
+
+    def column(self, points: Sequence[Array]) -> Array:
+        """Distance to the spine and the muscle behind it, which part the lungs, mm."""
+        x, y, z = points
+        levels = np.arange(-300.0, 161.0, 4.0)
+        middle = np.interp(z, levels, self.spine(levels)).astype(np.float32)
+        v = y - middle
+        body: Array = (np.sqrt((x / 20.0) ** 2 + ((v - 4.0) / 22.0) ** 2) - 1) * np.float32(20)
+        behind = (np.abs(x) - 17 - np.float32(0.75) * np.maximum(v, 0)) * np.float32(0.8)
+        return smooth_min(body, np.maximum(behind, 4 - v), 8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Distances to the large surfaces on a canvas, mm.
+
+    Args:
+        cavity: Inner chest wall, negative inside.
+        muscle: Outer side of the muscle, negative inside.
+        skin: Skin, negative inside.
+        diaphragm: Negative below.
+        column: Spine and the muscle behind it, negative inside.
+    """
+
+    cavity: Array
+    muscle: Array
+    skin: Array
+    diaphragm: Array
+    column: Array
+
+
+def body_fields(canvas: Canvas, thorax: Thorax, heart_bottom: Sequence[float]) -> Fields:
+    """Evaluate the large surfaces on a coarse lattice and refine them."""
+    rough = canvas.coarse(COARSE_MM)
+    x, y, z = rough.points
+    cavity = thorax.cavity(rough.points)
+    radius = np.sqrt(x * x + y * y) + np.float32(1.0)
+    side, ahead = np.abs(x) / radius, -y / radius
+    high = np.clip((z - 10) / 90, 0, 1)
+    chest = np.clip((z + 75) / 55, 0, 1) * np.exp(-(((side - 0.52) / 0.24) ** 2)) * (ahead > 0)
+    spinal = np.exp(-(((side - 0.28) / 0.24) ** 2)) * (ahead < 0)
+    thick = 4 + 7 * side**2 + 13 * chest + 20 * spinal
+    thick += high * (6 * (ahead < 0) + 62 * side**4)
+    belly = np.clip((-z - 90) / 120, 0, 1)
+    fat = thorax.fat_mm * (0.55 + 0.5 * side**2 + 0.35 * belly * (ahead > 0.3)) + 1.5
+    muscle = cavity - (RIB_WALL_MM + thorax.muscle * thick)
+    skin = muscle - fat
+    if thorax.female:
+        skin = _with_breasts(rough.points, thorax, skin)
+    floor, column = thorax.diaphragm(rough.points, heart_bottom), thorax.column(rough.points)
+    parts = (cavity, muscle, skin, floor, column)
+    return Fields(*(refine(part, canvas.grid.shape) for part in parts))
 
 
 def _profile(z: ArrayLike, values: Points) -> Points:
@@ -106,38 +171,21 @@ def _profile(z: ArrayLike, values: Points) -> Points:
     return np.asarray(np.interp(height, LEVELS_MM[::-1], values[::-1]))
 
 
-def paint_walls(canvas: Canvas, thorax: Thorax) -> Array:
-    """Paint skin, fat, muscle, and fat inside; return the cavity distance for later use."""
-    x, y, z = canvas.points
-    cavity = thorax.cavity(canvas.points)
-    radius = np.sqrt(x * x + y * y) + np.float32(1.0)
-    side, ahead = np.abs(x) / radius, -y / radius
-    high = np.clip((z - 10) / 90, 0, 1)
-    lateral = side**2
-    chest = np.clip((z + 75) / 55, 0, 1) * np.exp(-(((side - 0.52) / 0.24) ** 2)) * (ahead > 0)
-    spinal = np.exp(-(((side - 0.28) / 0.24) ** 2)) * (ahead < 0)
-    muscle = np.float32(thorax.muscle) * (
-        4 + 7 * lateral + 13 * chest + 20 * spinal + high * (14 + 48 * lateral)
-    )
-    belly = np.clip((-z - 90) / 120, 0, 1)
-    fat = np.float32(thorax.fat_mm) * (0.55 + 0.5 * lateral + 0.35 * belly * (ahead > 0.3)) + 1.5
-    skin = cavity - (RIB_WALL_MM + muscle + fat)
-    if thorax.female:
-        skin = _with_breasts(canvas, thorax, skin)
-    canvas.paint(canvas.whole, skin, 20.0, 1)
-    canvas.paint(canvas.whole, skin + 1.8, -103.0, 1)
-    canvas.paint(canvas.whole, cavity - (RIB_WALL_MM + muscle), 52.0, 2)
-    canvas.paint(canvas.whole, cavity - 1.5, -98.0, 3)
-    return cavity
+def paint_walls(canvas: Canvas, fields: Fields) -> None:
+    """Paint skin, fat, muscle, and the fat within the chest."""
+    whole = canvas.whole
+    canvas.paint(whole, fields.skin, 20.0, 1)
+    canvas.paint(whole, fields.skin + np.float32(1.8), -103.0, 1)
+    canvas.paint(whole, fields.muscle, 52.0, 2)
+    canvas.paint(whole, fields.cavity - np.float32(1.5), -98.0, 3)
 
 
-def _with_breasts(canvas: Canvas, thorax: Thorax, skin: Array) -> Array:
+def _with_breasts(points: Sequence[Array], thorax: Thorax, skin: Array) -> Array:
     size = thorax.breast_mm
     for side in (-1.0, 1.0):
         front = float(thorax.front(-70.0)) - RIB_WALL_MM - 14
         middle = (side * 78.0, front + 18, -68.0)
-        radii = (52.0, 18 + size, 48.0)
-        skin = np.minimum(skin, ellipsoid(canvas.points, middle, radii))
+        skin = smooth_min(skin, ellipsoid(points, middle, (54.0, 18 + size, 50.0)), 12.0)
     return skin
 
 
