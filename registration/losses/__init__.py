@@ -1,0 +1,1 @@
+"""Losses that registration networks are trained on, one class per module."""

@@ -1,0 +1,71 @@
+import keras
+import numpy as np
+import pytest
+
+from registration.networks.affine_network import AffineNetwork
+from tests.registration.check_layer import check_layer
+
+SMALL = {"filters": (4, 6), "dense_units": (8,), "center_mm": (3.0, -4.0, 5.0)}
+
+
+def images(batch=2, shape=(6, 8, 4), channels=2, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(batch, *shape, channels)).astype("float32")
+
+
+@pytest.mark.parametrize("head", ["flatten", "average"])
+def test_starts_at_the_identity(head):
+    network = AffineNetwork(head=head, **SMALL)
+    np.testing.assert_allclose(network(images()), np.tile(np.eye(4), (2, 1, 1)), atol=1e-6)
+
+
+def test_twin_starts_at_the_identity_with_images_of_two_sizes():
+    network = AffineNetwork(twin=True, head="average", **SMALL)
+    matrix = network((images(), images(shape=(10, 6, 8), seed=1)))
+    np.testing.assert_allclose(matrix, np.tile(np.eye(4), (2, 1, 1)), atol=1e-6)
+
+
+def test_twin_shares_its_encoder():
+    single = AffineNetwork(head="average", **SMALL)
+    single(images())
+    twin = AffineNetwork(twin=True, head="average", **SMALL)
+    twin((images(), images()))
+    kernels = [[layer.count_params() for layer in net.encoder_layers] for net in (single, twin)]
+    assert kernels[0] == kernels[1]
+    assert (
+        twin.regressor_layers[0].kernel.shape[0] == 2 * single.regressor_layers[0].kernel.shape[0]
+    )
+
+
+def test_two_dimensional_network_gives_matrices_of_three():
+    network = AffineNetwork((4,), (8,), center_mm=(0.0, 0.0))
+    assert network(images(shape=(6, 8))).shape == (2, 3, 3)
+
+
+def test_weights_survive_a_file(tmp_path):
+    network = AffineNetwork(**SMALL)
+    network(images())
+    rng = np.random.default_rng(2)
+    network.set_weights([rng.normal(size=w.shape) * 0.1 for w in network.get_weights()])
+    network.save_weights(tmp_path / "air.weights.h5")
+    other = AffineNetwork.from_config(network.get_config())
+    other.build((None, 6, 8, 4, 2))
+    other.load_weights(tmp_path / "air.weights.h5")
+    np.testing.assert_allclose(other(images()), network(images()), atol=1e-6)
+    assert np.abs(np.asarray(network(images())) - np.eye(4)).max() > 1e-3
+
+
+def test_keeps_the_contract_of_layers(tmp_path):
+    check_layer(AffineNetwork(**SMALL), [images()], tmp_path)
+
+
+def test_matrices_stay_float32_under_half_precision():
+    network = AffineNetwork(**SMALL, dtype="mixed_float16")
+    matrix = network(images())
+    assert keras.backend.standardize_dtype(network.encoder_layers[0].compute_dtype) == "float16"
+    assert keras.backend.standardize_dtype(matrix.dtype) == "float32"
+
+
+def test_refuses_an_unknown_head():
+    with pytest.raises(ValueError, match=r"head must be .*Received: max"):
+        AffineNetwork(head="max")
