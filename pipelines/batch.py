@@ -60,6 +60,7 @@ class Candidate(Protocol):
     def source(self) -> str:
         """What the user gave."""
 
+    @property
     def content_hash(self) -> str:
         """SHA-256 over the bytes of the files."""
 
@@ -240,7 +241,7 @@ class Batch:
 
     def _key(self, candidate: Candidate) -> str:
         try:
-            content_hash = candidate.content_hash()
+            content_hash = candidate.content_hash
         except OSError as error:  # reading will say so in the scan's own row
             content_hash = f"unreadable {type(error).__name__} {candidate.source}"
         options = {**self.settings.options, "program": program_version()}

@@ -17,7 +17,7 @@ from pipelines.version import program_version
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("pipelines.cli_run:command", "Score every CT in folders, zips and single files."),
     "demo": ("pipelines.cli_demo:command", "Score phantoms of known truth; nothing needed."),
-    "phantom": ("pipelines.cli_phantom:command", "Write labeled phantom scans as DICOM."),
+    "phantom": ("pipelines.cli_phantom:phantom", "Write labeled phantom scans as DICOM."),
     "register": ("pipelines.cli_register:command", "Register a moving image to a fixed one."),
     "warp": ("pipelines.cli_warp:command", "Apply a transform to an image, labels or points."),
     "atlas": ("pipelines.cli_atlas:command", "Build a mean image of a cohort."),

@@ -24,6 +24,7 @@ class FakeCandidate:
     scan_id: str
     source: str
 
+    @property
     def content_hash(self) -> str:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
