@@ -123,6 +123,7 @@ class Heart:
                 capsule(local, (34, -18, -54), (47, -38, -54), (11 * la, 7 * la)),
                 6.0,
             ),
+            "septum": ellipsoid(local, (4, -40, -86), (25, 24, 27)),
             "root": ellipsoid(local, ROOT, (17.5 * ratio**0.5, 17.5 * ratio**0.5, 17)),
             "rvot": _chain(local, RVOT, (15, 14.5, 14)),
         }
@@ -133,7 +134,7 @@ class Heart:
         parts = list(self.chambers(points).values())
         result = parts[0]
         for part in parts[1:]:
-            result = smooth_min(result, part, 5.0)
+            result = smooth_min(result, part, 9.0)
         return result
 
     def coronaries(self) -> dict[str, Points]:

@@ -85,8 +85,18 @@ def _grow(
         _grow(segments, stop, turn, radius_mm * share, depth - 1, rng)
 
 
-def paint_abdomen(canvas: Canvas, thorax: Thorax, fields: Fields, rng: np.random.Generator) -> None:
-    """Paint liver, stomach with gas, spleen and fat below the diaphragm."""
+def paint_abdomen(
+    canvas: Canvas, thorax: Thorax, fields: Fields, bottom_mm: float, rng: np.random.Generator
+) -> None:
+    """Paint liver, stomach with gas, spleen, bowel and fat below the diaphragm.
+
+    Args:
+        canvas: Where to paint.
+        thorax: The chest.
+        fields: Its surfaces.
+        bottom_mm: Height (z) at which the heart rests on the diaphragm.
+        rng: Draws attenuation and gas.
+    """
     inside = np.maximum(fields.diaphragm, fields.cavity)
     deepest = float(inside.min())
     liver_hu, tilt = rng.uniform(46, 64), rng.uniform(0.1, 0.6)
@@ -98,10 +108,14 @@ def paint_abdomen(canvas: Canvas, thorax: Thorax, fields: Fields, rng: np.random
     edge = x - 46 + np.float32(tilt) * (y + 60) - np.float32(0.35) * (z + 130)
     deep = np.maximum(inside + np.float32(3.0), edge)
     canvas.paint(canvas.whole, deep, liver_hu, LABELS["liver"])
-    height = thorax.diaphragm_mm
-    spleen = (92.0, 44.0, -172.0 + height)
-    canvas.paint_ellipsoid(spleen, (26, 38, 38), 48.0, LABELS["abdomen"])
-    stomach = np.array([64.0, -10.0, -172.0 + height])
-    canvas.paint_ellipsoid(stomach, (38, 46, 36), 35.0, LABELS["abdomen"])
-    gas = stomach + np.array([0.0, -18.0, 6.0])
-    canvas.paint_ellipsoid(gas, (28, 22, 20), -960.0, LABELS["abdomen"])
+    height = bottom_mm + thorax.diaphragm_mm
+    organs = [
+        ((88.0, 46.0, height - 48), (28, 36, 40), 48.0),
+        ((66.0, -12.0, height - 46), (44, 56, 40), 35.0),
+        ((70.0, -20.0, height - 122), (48, 40, 44), 20.0),
+        ((48.0, 48.0, height - 110), (26, 28, 50), 32.0),
+    ]
+    for center, radii, hu in organs:
+        canvas.paint_ellipsoid(center, radii, hu, LABELS["abdomen"])
+    gas = (64.0, -34.0, height - 38)
+    canvas.paint_ellipsoid(gas, (rng.uniform(10, 32), 20, 18), -960.0, LABELS["abdomen"])

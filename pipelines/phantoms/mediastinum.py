@@ -220,7 +220,7 @@ def paint_heart(canvas: Canvas, heart: Heart, blood_hu: float, muscle_hu: float)
     walls = {
         "ra": ("right_atrium", 2.0), "la": ("left_atrium", 2.0), "rv": ("right_ventricle", 3.5),
         "rvot": ("right_ventricle", 3.0), "lv": ("left_ventricle", 10.0),
-        "root": ("aortic_root", 1.6),
+        "septum": ("right_atrium", 4.0), "root": ("aortic_root", 1.6),
     }  # fmt: skip
     union = refine(heart.surface(rough.points), shape)
     canvas.paint(box, union, muscle_hu, LABELS["myocardium"])

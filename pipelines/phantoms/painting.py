@@ -19,7 +19,7 @@ from pipelines.phantoms.mediastinum import (
 from pipelines.phantoms.settings import PhantomSettings
 from pipelines.phantoms.shapes import Canvas
 from pipelines.phantoms.subject import Subject
-from pipelines.phantoms.thorax import body_fields, paint_bones, paint_walls
+from pipelines.phantoms.thorax import body_fields, paint_bones, paint_glands, paint_walls
 
 Points = NDArray[np.float64]
 DEFAULT_SPACING_MM = {"cardiac": 1.2, "chest": 1.6}
@@ -38,10 +38,13 @@ def paint_subject(
     pose, heart, thorax = subject.pose, subject.heart, subject.thorax
     canvas = Canvas(render_grid(subject.sampling, spacing), pose.to_anatomy, pose.to_scanner)
     _paint_table(canvas, subject)
-    fields = body_fields(canvas, thorax, heart.place(HEART_BOTTOM).tolist())
+    bottom = heart.place(HEART_BOTTOM).tolist()
+    fields = body_fields(canvas, thorax, bottom)
     paint_walls(canvas, fields)
+    if thorax.female:
+        paint_glands(canvas, thorax, rng)
     mediastinum = mediastinum_distance(canvas, heart, thorax)
-    paint_abdomen(canvas, thorax, fields, rng)
+    paint_abdomen(canvas, thorax, fields, bottom[2], rng)
     paint_lungs(canvas, thorax, fields, mediastinum, rng)
     del fields, mediastinum
     paint_bones(canvas, thorax)

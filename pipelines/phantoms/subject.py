@@ -174,7 +174,6 @@ def find_landmarks(subject: Subject, lines: dict[str, Points]) -> dict[str, tupl
         "apex": _farthest(heart, (74.0, -82.0, -114.0), (0.60, -0.64, -0.48)),
         "left_heart_border": _farthest(heart, (70.0, -42.0, -84.0), (1.0, 0.0, 0.0)),
         "right_heart_border": _farthest(heart, (-45.0, -44.0, -80.0), (-1.0, 0.0, 0.0)),
-        "diaphragm_right": np.array([-62.0, -18.0, -112.0 + subject.thorax.diaphragm_mm]),
         "sternum_lower": np.array([0.0, float(subject.thorax.front(-60.0)), -60.0]),
         "vertebra": np.array([0.0, float(subject.thorax.spine(-60.0)), -60.0]),
     }

@@ -102,14 +102,14 @@ class Thorax:
             heart_bottom: Point where the heart rests on it, mm.
         """
         x, y, z = points
-        height = np.full_like(x, -400.0)
-        for side, top in ((-1.0, -112.0), (1.0, -122.0)):
-            q = ((x - np.float32(side * 60.0)) / 80) ** 2 + ((y + 18) / 112) ** 2
-            dome = np.float32(top + self.diaphragm_mm) - 62 * q * (0.35 + 0.65 * q)
-            height = -smooth_min(-height, -dome, 24.0)
         u, v, w = (float(c) for c in heart_bottom)
+        height = np.full_like(x, -400.0)
+        for side, above in ((-1.0, 16.0), (1.0, 4.0)):
+            q = ((x - np.float32(side * 60.0)) / 80) ** 2 + ((y + 18) / 112) ** 2
+            dome = np.float32(w + above + self.diaphragm_mm) - 62 * q * (0.35 + 0.65 * q)
+            height = -smooth_min(-height, -dome, 24.0)
         q = ((x - u) / 62) ** 2 + ((y - v) / 50) ** 2
-        height = -smooth_min(-height, -(np.float32(w + 4.0) - 22 * q), 20.0)
+        height = -smooth_min(-height, -(np.float32(w + 5.0) - 20 * q), 20.0)
         result: Array = (z - height) * np.float32(0.8)
         return result
 
@@ -123,6 +123,14 @@ class Thorax:
         behind = (np.abs(x) - 17 - np.float32(0.75) * np.maximum(v, 0)) * np.float32(0.8)
         return smooth_min(body, np.maximum(behind, 4 - v), 8.0)
 
+    def paraspinal(self, points: Sequence[Array]) -> Array:
+        """Distance to the muscle beside and behind the spine, mm."""
+        x, y, z = points
+        levels = np.arange(-300.0, 161.0, 4.0)
+        v = y - np.interp(z, levels, self.spine(levels)).astype(np.float32)
+        side = (np.abs(x) - 14 - np.float32(0.75) * np.maximum(v, 0)) * np.float32(0.8)
+        return np.maximum(side, 12 - v)
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -134,6 +142,7 @@ class Fields:
         skin: Skin, negative inside.
         diaphragm: Negative below.
         column: Spine and the muscle behind it, negative inside.
+        paraspinal: Muscle beside and behind the spine, negative inside.
     """
 
     cavity: Array
@@ -141,6 +150,7 @@ class Fields:
     skin: Array
     diaphragm: Array
     column: Array
+    paraspinal: Array
 
 
 def body_fields(canvas: Canvas, thorax: Thorax, heart_bottom: Sequence[float]) -> Fields:
@@ -162,7 +172,7 @@ def body_fields(canvas: Canvas, thorax: Thorax, heart_bottom: Sequence[float]) -
     if thorax.female:
         skin = _with_breasts(rough.points, thorax, skin)
     floor, column = thorax.diaphragm(rough.points, heart_bottom), thorax.column(rough.points)
-    parts = (cavity, muscle, skin, floor, column)
+    parts = (cavity, muscle, skin, floor, column, thorax.paraspinal(rough.points))
     return Fields(*(refine(part, canvas.grid.shape) for part in parts))
 
 
@@ -177,7 +187,30 @@ def paint_walls(canvas: Canvas, fields: Fields) -> None:
     canvas.paint(whole, fields.skin, 20.0, 1)
     canvas.paint(whole, fields.skin + np.float32(1.8), -103.0, 1)
     canvas.paint(whole, fields.muscle, 52.0, 2)
+    plane = np.abs(fields.cavity - np.float32(RIB_WALL_MM + 4)) - np.float32(0.8)
+    canvas.paint(whole, np.maximum(plane, fields.muscle + 5), -70.0, 2)
     canvas.paint(whole, fields.cavity - np.float32(1.5), -98.0, 3)
+    rear = np.maximum(fields.paraspinal, fields.cavity - np.float32(3.0))
+    canvas.paint(whole, rear, 50.0, 2)
+    _paint_scapulae(canvas, fields.cavity)
+
+
+def _paint_scapulae(canvas: Canvas, cavity: Array) -> None:
+    """Shoulder blades: plates that follow the chest wall, turned outward by the raised arms."""
+    for side in (-1.0, 1.0):
+        low, high = np.sort([side * 60.0, side * 175.0])
+        box = canvas.box((low, -30.0, -62.0), (high, 120.0, 95.0))
+        if box is None:
+            continue
+        x, y, z = canvas.local(box)
+        gap = 15 + 0.10 * np.maximum(z, 0)
+        plate = np.abs(cavity[box] - gap) - (2.0 + 0.03 * np.maximum(z + 30, 0))
+        turn = np.arctan2(np.abs(x), y - 5)
+        reach = np.minimum((z + 60) * 0.011, 0.62)
+        wide = (np.abs(turn - np.float32(1.08)) - reach) * 120
+        shape = np.maximum(np.maximum(plate, wide), np.maximum(-z - 60, z - 92))
+        canvas.paint(box, shape.astype(np.float32), 380.0, 28)
+        canvas.paint(box, shape.astype(np.float32) + np.float32(1.7), 170.0, 28)
 
 
 def _with_breasts(points: Sequence[Array], thorax: Thorax, skin: Array) -> Array:
@@ -187,6 +220,17 @@ def _with_breasts(points: Sequence[Array], thorax: Thorax, skin: Array) -> Array
         middle = (side * 78.0, front + 18, -68.0)
         skin = smooth_min(skin, ellipsoid(points, middle, (54.0, 18 + size, 50.0)), 12.0)
     return skin
+
+
+def paint_glands(canvas: Canvas, thorax: Thorax, rng: np.random.Generator) -> None:
+    """Paint glandular tissue into the breasts."""
+    front = float(thorax.front(-70.0)) - RIB_WALL_MM - 14
+    for side in (-1.0, 1.0):
+        for _ in range(5):
+            spread = rng.normal(size=3) * (14, 0.18 * thorax.breast_mm, 12)
+            middle = np.array([side * 78.0, front + 8 - 0.5 * thorax.breast_mm, -68.0]) + spread
+            radii = rng.uniform(0.15, 0.4, 3) * (40, 10 + thorax.breast_mm, 36)
+            canvas.paint_ellipsoid(middle, radii, rng.uniform(-20, 35), 1)
 
 
 def paint_bones(canvas: Canvas, thorax: Thorax) -> None:
