@@ -103,7 +103,7 @@ def find_series(
     with tolerant_reading():
         candidates = _find_among(list(bases), bases)
     order = {path: number for number, path in enumerate(bases)}
-    candidates.sort(key=lambda candidate: min(order[path] for path in candidate.files))
+    candidates.sort(key=lambda c: min(order.get(path, len(order)) for path in c.files))
     return _with_sources(_without_copies(candidates))
 
 

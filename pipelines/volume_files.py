@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 import tempfile
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +17,22 @@ from pipelines.discovery import SCAN_ID_LENGTH, SeriesCandidate
 from pipelines.reasons import UnusableSeries
 from pipelines.scan import Acquisition, Scan
 from pipelines.slice_geometry import MAX_OBLIQUE_DEG, MAX_VOXELS, MIN_SLICES
-from pipelines.storage import UnreadableFile, find_archive, read_bytes, read_head
-from pipelines.volume_headers import FORMATS, data_files, suffix_of, volume_suffix
+from pipelines.storage import (
+    MAX_FILE_BYTES,
+    UnreadableFile,
+    file_size,
+    find_archive,
+    read_bytes,
+    read_head,
+)
+from pipelines.volume_headers import (
+    FORMATS,
+    data_file_names,
+    is_neighbor,
+    nifti_bytes,
+    suffix_of,
+    volume_suffix,
+)
 from registration.geometry import ImageGrid
 
 AIR_CEILING_HU = -200.0
@@ -26,6 +44,9 @@ HU_FLOOR = -32768.0
 PIXEL_SPACING_RTOL = 0.01
 """Largest relative difference of the two spacings within an axial slice (own): reconstructions
 have square pixels, volumes resliced from another plane have not."""
+
+_HEAD_BYTES = 544
+_MAX_EXCESS_BYTES = 2**20
 
 
 def read_volume(candidate: SeriesCandidate) -> Scan:
@@ -55,26 +76,63 @@ def read_volume(candidate: SeriesCandidate) -> Scan:
 def _read_image(candidate: SeriesCandidate, name: str) -> sitk.Image:
     path = candidate.files[0]
     try:
-        if data_files(path) != candidate.files[1:]:
-            raise UnusableSeries("CORRUPT_FILE", f"{name} changed while it was read")
-        suffix = suffix_of(path.name) or volume_suffix(read_head(path, 512))
+        outside = [other for other in data_file_names(path) if not is_neighbor(other)]
+        if outside:
+            raise UnusableSeries("CORRUPT_FILE", f"{name} keeps its voxels in other folders")
+        suffix = suffix_of(path.name) or volume_suffix(read_head(path, _HEAD_BYTES)) or ""
+        if suffix == ".nii.gz":
+            return _read_unpacked({"volume.nii": _inflate(read_bytes(path))}, name)
+        if suffix == ".nii":
+            _check_length(file_size(path), read_head(path, _HEAD_BYTES))
         if find_archive(path) is None and suffix_of(path.name):
-            return _read_with_itk(path, suffix or "", name)
-        with tempfile.TemporaryDirectory() as folder:
-            for file in candidate.files:
-                (Path(folder) / file.name).write_bytes(read_bytes(file))
-            unpacked = Path(folder) / path.name
-            if suffix and not suffix_of(path.name):
-                unpacked = unpacked.rename(Path(folder) / f"volume{suffix}")
-            return _read_with_itk(unpacked, suffix or "", name)
+            return _read_with_itk(path, name)
+        own_name = path.name if suffix_of(path.name) else f"volume{suffix}"
+        names = (own_name, *(other.name for other in candidate.files[1:]))
+        contents = {n: read_bytes(p) for n, p in zip(names, candidate.files, strict=True)}
+        return _read_unpacked(contents, name)
     except UnreadableFile as error:
         raise UnusableSeries("CORRUPT_FILE", f"{name}: {error}") from error
 
 
-def _read_with_itk(path: Path, suffix: str, name: str) -> sitk.Image:
+def _inflate(content: bytes) -> bytes:
+    """Unpack a NIfTI file, its checksum verified, no farther than its header says it goes."""
+    try:
+        with gzip.open(BytesIO(content)) as stream:
+            head = stream.read(_HEAD_BYTES)
+            if volume_suffix(head) != ".nii":
+                raise UnreadableFile("is not a NIfTI file")
+            size = nifti_bytes(head)
+            if size > MAX_FILE_BYTES:
+                raise UnusableSeries("TOO_LARGE", f"the header announces {size} bytes")
+            unpacked = head + stream.read(size + _MAX_EXCESS_BYTES)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise UnreadableFile("the compressed file is damaged") from error
+    _check_length(len(unpacked), head)
+    return unpacked
+
+
+def _check_length(size: int, head: bytes) -> None:
+    # ITK fills what is missing with zeros and says nothing.
+    if volume_suffix(head) != ".nii" or len(head) < _HEAD_BYTES:
+        raise UnreadableFile("is not a NIfTI file")
+    if size < nifti_bytes(head):
+        raise UnreadableFile(
+            f"the file is cut short: {size} of {nifti_bytes(head)} bytes are there"
+        )
+
+
+def _read_unpacked(contents: dict[str, bytes], name: str) -> sitk.Image:
+    """Read the first of some files that exist in memory only; ITK reads from disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file_name, content in contents.items():
+            (Path(folder) / file_name).write_bytes(content)
+        return _read_with_itk(Path(folder) / next(iter(contents)), name)
+
+
+def _read_with_itk(path: Path, name: str) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO(FORMATS.get(suffix, ""))
+    reader.SetImageIO(FORMATS[suffix_of(path.name) or ""])
     try:
         reader.ReadImageInformation()
         _check_header(reader, name)

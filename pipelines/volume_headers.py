@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 import zlib
 from pathlib import Path
 
@@ -20,7 +22,8 @@ FORMATS: dict[str, str] = {
 
 _HEADER_BYTES = 16384
 _NIFTI_MAGIC = {348: (344, (b"n+1\0", b"ni1\0")), 540: (4, (b"n+2\0", b"ni2\0"))}
-_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.MULTILINE | re.I)
+_NIFTI_FIELDS = {1: (("8h", 40), ("h", 72), ("f", 108)), 2: (("8q", 16), ("h", 14), ("q", 168))}
+_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.M | re.I)
 
 
 def is_volume(head: bytes, name: str) -> bool:
@@ -59,15 +62,42 @@ def data_files(path: Path) -> tuple[Path, ...]:
     Raises:
         UnreadableFile: If the file cannot be opened.
     """
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
+    return tuple(path.parent / name for name in data_file_names(path) if is_neighbor(name))
+
+
+def data_file_names(path: Path) -> tuple[str, ...]:
+    """What a MetaImage or NRRD header gives as data file, unless the voxels follow the header.
+
+    Raises:
+        UnreadableFile: If the file cannot be opened.
+    """
+    header = read_head(path, _HEADER_BYTES)
+    if volume_suffix(header) not in (".mha", ".nrrd"):
         return ()
-    names = _DATA_FILE.findall(read_head(path, _HEADER_BYTES))
-    return tuple(path.parent / name.decode("latin-1") for name in names if _is_neighbor(name))
+    found = _DATA_FILE.search(header.partition(b"\n\n")[0])
+    name = found[1].decode("latin-1") if found else "LOCAL"
+    return () if name.upper() == "LOCAL" else (name,)
 
 
-def _is_neighbor(name: bytes) -> bool:
+def is_neighbor(name: str) -> bool:
     """Whether a data file lies beside its header: headers must not reach for other files."""
-    return name.upper() not in (b"LOCAL", b"LIST") and not re.search(rb"[/\\%\0]|^\.\.?$", name)
+    return name.upper() != "LIST" and not re.search(r"[/\\%\0]|^\.\.?$", name)
+
+
+def nifti_bytes(header: bytes) -> int:
+    """Size of a NIfTI-1 or NIfTI-2 file with these first 540 bytes, uncompressed [bytes].
+
+    Source:
+        nifti1.h and nifti2.h: offsets of dim, bitpix and vox_offset.
+    """
+    order = "<" if int.from_bytes(header[:4], "little") in _NIFTI_MAGIC else ">"
+    version = 1 if struct.unpack_from(order + "i", header)[0] == 348 else 2
+    dim, bits, offset = (
+        struct.unpack_from(order + form, header, start) for form, start in _NIFTI_FIELDS[version]
+    )
+    voxels = math.prod(max(n, 1) for n in dim[1 : 1 + min(max(dim[0], 0), 7)])
+    start = int(offset[0]) if math.isfinite(offset[0]) else 0
+    return start + voxels * bits[0] // 8
 
 
 def _is_nifti(head: bytes) -> bool:
