@@ -34,6 +34,8 @@ def attention_unet(
     import keras
     from keras import layers
 
+    from calcium.networks.bilinear_doubling import BilinearDoubling
+
     if len(widths) < 2:
         raise ValueError(f"widths must name at least two levels. Received: {tuple(widths)}")
     inputs = keras.Input((None, None, input_channels))
@@ -50,5 +52,5 @@ def attention_unet(
         x = layers.Concatenate()([x, skip])
         x = layers.Conv2D(width, 3, padding="same", activation="elu")(x)
     x = layers.Conv2D(1, 3, padding="same")(x)
-    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    x = BilinearDoubling()(x)
     return keras.Model(inputs, layers.Activation("sigmoid")(x), name="attention_unet")

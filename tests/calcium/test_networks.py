@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from calcium.networks.predictor import Predictor, build_network
+from calcium.networks.slice_inputs import INPUT_CHANNELS, slice_inputs
+
+
+def test_bilinear_doubling_matches_keras_where_the_size_is_known():
+    import keras
+
+    from calcium.networks.bilinear_doubling import BilinearDoubling
+
+    x = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+    expected = keras.layers.UpSampling2D(2, interpolation="bilinear")(x)
+    assert np.allclose(BilinearDoubling()(x), expected, atol=1e-6)
+
+
+def test_attention_lies_between_zero_and_one_for_any_size():
+    predictor = Predictor("additive", (4, 6, 8))
+    rng = np.random.default_rng(1)
+    for height, width in ((32, 64), (48, 16)):
+        inputs = rng.normal(size=(3, height, width, INPUT_CHANNELS)).astype(np.float32)
+        attention = predictor.predict(inputs, batch_size=2)
+        assert attention.shape == (3, height, width, 1)
+        assert attention.min() >= 0.0
+        assert attention.max() <= 1.0
+
+
+def test_plain_network_gives_one_unbounded_number_per_slice():
+    predictor = Predictor("plain", (4, 6, 8))
+    inputs = np.random.default_rng(2).normal(size=(5, 64, 64, INPUT_CHANNELS))
+    assert predictor.predict(inputs.astype(np.float32), batch_size=2).shape == (5, 1)
+
+
+def test_every_lattice_point_of_the_attention_can_be_reached():
+    # a head with dead sub-pixels would leave some output without any gradient
+    import tensorflow as tf
+
+    network = build_network("additive", (4, 6))
+    inputs = tf.Variable(np.random.default_rng(3).normal(size=(1, 16, 16, INPUT_CHANNELS)))
+    with tf.GradientTape(persistent=True) as tape:
+        attention = network(tf.cast(inputs, tf.float32))[0, 8:10, 8:10, 0]
+        values = [attention[i, j] for i in range(2) for j in range(2)]
+    assert all(np.abs(tape.gradient(v, inputs).numpy()).max() > 0 for v in values)
+
+
+def test_input_channels_are_windows_candidates_and_coordinates():
+    context = np.full((1, 3, 2, 2), 40.0)
+    context[0, 0] = 150.0
+    context[0, 1] = 600.0
+    context[0, 2] = -1000.0
+    area = np.full((1, 2, 2), 0.4)
+    place = np.zeros((1, 2, 2, 3)) + np.array([0.1, -0.2, 0.3])
+    got = slice_inputs(context, area, place)[0, 0, 0]
+    # (150 - 40) / 220; clipped above and below; 600 / 1200; the rest as given
+    assert got == pytest.approx([0.5, 1.0, -1.0, 0.5, 0.4, 0.1, -0.2, 0.3])
+
+
+def test_two_levels_are_the_least():
+    with pytest.raises(ValueError, match="widths must name at least two levels"):
+        build_network("additive", (8,))
+    with pytest.raises(ValueError, match="network must be one of additive, plain"):
+        build_network("other", (8, 8))
