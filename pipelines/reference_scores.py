@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from calcium.agatston import AgatstonResult, mask_on_grid, score_mask
+from calcium.agatston import AgatstonResult, score_image
 from calcium.categories import cac_drs, risk_category
 from calcium.presets import PRESETS, Preset
 from pipelines.discovery import find_series
@@ -120,16 +120,8 @@ def reference_scores(
     """
     if calibration_mg_per_hu_cm3 is None:
         calibration_mg_per_hu_cm3 = scan.acquisition.calibration_factor_mg_per_hu_cm3
-    inside = mask_on_grid(mask, scan.grid)
-    volume_hu = sitk.GetArrayViewFromImage(scan.image)
     return [
-        score_mask(
-            volume_hu,
-            inside,
-            scan.grid,
-            preset,
-            calibration_mg_per_hu_cm3=calibration_mg_per_hu_cm3,
-        )
+        score_image(scan.image, mask, preset, calibration_mg_per_hu_cm3=calibration_mg_per_hu_cm3)
         for preset in presets
     ]
 
