@@ -20,6 +20,7 @@ from pipelines.dicom_headers import CT_SOP_CLASSES, is_broken_off, modality_of
 from pipelines.dicom_pixels import UndecodableImage, has_pixel_data, stored_values
 from pipelines.dicom_values import integer, number, numbers, text, texts, tolerant_reading
 from pipelines.discovery import SCAN_ID_LENGTH, SeriesCandidate
+from pipelines.hounsfield import check_hounsfield
 from pipelines.reasons import UnusableSeries
 from pipelines.scan import Scan
 from pipelines.slice_geometry import MAX_VOXELS, SlicePlane, listed, stack_planes
@@ -68,6 +69,7 @@ def read_dicom_series(candidate: SeriesCandidate) -> Scan:
         )
         paths = tuple(dict.fromkeys(str(frame.file.path) for frame in ordered))
         volume_hu = _rescaled(ordered, grid.shape)
+    check_hounsfield(float(volume_hu.min()), float(volume_hu.max()), candidate.source)
     return Scan(
         scan_id=content_hash[:SCAN_ID_LENGTH],
         image=grid.to_image(volume_hu),

@@ -1,4 +1,4 @@
-"""Recognizing NIfTI, NRRD and MetaImage files, and the files that hold their voxels."""
+"""Recognizing NIfTI, NRRD and MetaImage files, and what their headers announce."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 import re
 import struct
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.storage import read_head
+from pipelines.storage import UnreadableFile, read_head
 
 FORMATS: dict[str, str] = {
     ".nii": "NiftiImageIO",
@@ -20,10 +21,50 @@ FORMATS: dict[str, str] = {
 }
 """ITK reader of every suffix that this package accepts."""
 
-_HEADER_BYTES = 16384
-_NIFTI_MAGIC = {348: (344, (b"n+1\0", b"ni1\0")), 540: (4, (b"n+2\0", b"ni2\0"))}
-_NIFTI_FIELDS = {1: (("8h", 40), ("h", 72), ("f", 108)), 2: (("8q", 16), ("h", 14), ("q", 168))}
-_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*(.+?)\s*$", re.M | re.I)
+NIFTI_HEADER_BYTES = 544
+"""Length of the longer of the two NIfTI headers, with its extension flag [bytes] (nifti2.h)."""
+
+_TEXT_HEADER_BYTES = 2**16
+_NIFTI_MAGIC = {348: (344, (b"n+1\0",)), 540: (4, (b"n+2\0",))}
+_NIFTI_FIELDS = {
+    348: {"dim": ("8h", 40), "bitpix": ("h", 72), "pixdim": ("8f", 76), "vox_offset": ("f", 108)}
+    | {"qform_code": ("h", 252), "sform_code": ("h", 254)},
+    540: {"dim": ("8q", 16), "bitpix": ("h", 14), "pixdim": ("8d", 104), "vox_offset": ("q", 168)}
+    | {"qform_code": ("i", 344), "sform_code": ("i", 348)},
+}
+"""Form and offset of header fields by header size (nifti1.h, nifti2.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextHeader:
+    """Header of a NRRD or MetaImage file.
+
+    Args:
+        fields: Values by lower-case key.
+        length: Bytes up to the first voxel, if the voxels follow the header.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    length: int = 0
+
+    @property
+    def data_file(self) -> str | None:
+        """The file that holds the voxels, `None` if they follow the header."""
+        keys = ("elementdatafile", "data file", "datafile")
+        name = next((self.fields[key] for key in keys if key in self.fields), "LOCAL")
+        return None if name.upper() == "LOCAL" else name
+
+    @property
+    def has_spacing(self) -> bool:
+        """Whether the header says how far the voxels lie apart."""
+        keys = ("elementspacing", "elementsize", "space directions", "spacings")
+        return any(key in self.fields for key in keys)
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the voxels are compressed by gzip or zlib."""
+        encoding = self.fields.get("encoding", "").lower()
+        return encoding in ("gz", "gzip") or self.fields.get("compresseddata") == "True"
 
 
 def is_volume(head: bytes, name: str) -> bool:
@@ -51,9 +92,7 @@ def volume_suffix(head: bytes) -> str | None:
         return ".nrrd"
     if _is_nifti(head):
         return ".nii"
-    if re.match(rb"\s*ObjectType\s*=\s*Image", head) or re.match(rb"\s*NDims\s*=", head):
-        return ".mha"
-    return None
+    return ".mha" if re.match(rb"\s*(ObjectType\s*=\s*Image|NDims\s*=)", head) else None
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
@@ -62,21 +101,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
     Raises:
         UnreadableFile: If the file cannot be opened.
     """
-    return tuple(path.parent / name for name in data_file_names(path) if is_neighbor(name))
-
-
-def data_file_names(path: Path) -> tuple[str, ...]:
-    """What a MetaImage or NRRD header gives as data file, unless the voxels follow the header.
-
-    Raises:
-        UnreadableFile: If the file cannot be opened.
-    """
-    header = read_head(path, _HEADER_BYTES)
-    if volume_suffix(header) not in (".mha", ".nrrd"):
-        return ()
-    found = _DATA_FILE.search(header.partition(b"\n\n")[0])
-    name = found[1].decode("latin-1") if found else "LOCAL"
-    return () if name.upper() == "LOCAL" else (name,)
+    name = read_text_header(path).data_file
+    return (path.parent / name,) if name is not None and is_neighbor(name) else ()
 
 
 def is_neighbor(name: str) -> bool:
@@ -84,20 +110,59 @@ def is_neighbor(name: str) -> bool:
     return name.upper() != "LIST" and not re.search(r"[/\\%\0]|^\.\.?$", name)
 
 
-def nifti_bytes(header: bytes) -> int:
-    """Size of a NIfTI-1 or NIfTI-2 file with these first 540 bytes, uncompressed [bytes].
+def read_text_header(path: Path) -> TextHeader:
+    """Header of a NRRD or MetaImage file, empty for other files.
+
+    Raises:
+        UnreadableFile: If the file cannot be opened.
 
     Source:
-        nifti1.h and nifti2.h: offsets of dim, bitpix and vox_offset.
+        Teem's description of the NRRD format; ITK wiki on MetaIO.
     """
-    order = "<" if int.from_bytes(header[:4], "little") in _NIFTI_MAGIC else ">"
-    version = 1 if struct.unpack_from(order + "i", header)[0] == 348 else 2
-    dim, bits, offset = (
-        struct.unpack_from(order + form, header, start) for form, start in _NIFTI_FIELDS[version]
-    )
-    voxels = math.prod(max(n, 1) for n in dim[1 : 1 + min(max(dim[0], 0), 7)])
-    start = int(offset[0]) if math.isfinite(offset[0]) else 0
-    return start + voxels * bits[0] // 8
+    head = read_head(path, _TEXT_HEADER_BYTES)
+    suffix = volume_suffix(head)
+    if suffix == ".nrrd":
+        end = re.search(rb"\r?\n\r?\n", head)
+        separator = ":"
+    elif suffix == ".mha":
+        end = re.search(rb"ElementDataFile[^\n]*\n?", head)
+        separator = "="
+    else:
+        return TextHeader()
+    length = end.end() if end else len(head)
+    lines = head[:length].decode("latin-1").splitlines()
+    pairs = [line.partition(separator) for line in lines if not line.startswith("#")]
+    fields = {key.strip().lower(): value.strip(" =") for key, mark, value in pairs if mark}
+    return TextHeader(fields, length)
+
+
+def nifti_bytes(header: bytes) -> int:
+    """Size that a NIfTI file with this header must have at least, uncompressed [bytes].
+
+    Raises:
+        UnreadableFile: If it is no NIfTI header, or does not say where the voxels lie in
+            the body; ITK would then assume some place and a spacing of 1 mm.
+    """
+    if not _is_nifti(header) or len(header) < NIFTI_HEADER_BYTES:
+        raise UnreadableFile("is not a NIfTI file")
+    values = _nifti_values(header)
+    if values["qform_code"] == values["sform_code"] == (0,):
+        raise UnreadableFile("the header does not say how the slices lie in the body")
+    if not all(math.isfinite(mm) and mm > 0 for mm in values["pixdim"][1:4]):
+        raise UnreadableFile("the header gives no spacing")
+    rank = min(max(int(values["dim"][0]), 0), 7)
+    voxels = math.prod(max(int(n), 1) for n in values["dim"][1 : 1 + rank])
+    (offset,) = values["vox_offset"]
+    return (int(offset) if math.isfinite(offset) else 0) + voxels * int(values["bitpix"][0]) // 8
+
+
+def _nifti_values(header: bytes) -> dict[str, tuple[float, ...]]:
+    order = "<" if int.from_bytes(header[:4], "little") in _NIFTI_FIELDS else ">"
+    (size,) = struct.unpack_from(order + "i", header)
+    return {
+        keyword: struct.unpack_from(order + form, header, start)
+        for keyword, (form, start) in _NIFTI_FIELDS[size].items()
+    }
 
 
 def _is_nifti(head: bytes) -> bool:

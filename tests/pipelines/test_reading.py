@@ -478,6 +478,24 @@ def test_more_voxels_than_accepted_are_refused_before_decoding(tmp_path: Path) -
     assert refusal(tmp_path).code == "TOO_LARGE"
 
 
+def test_values_without_air_are_not_hu(tmp_path: Path) -> None:
+    write_files(make_slices(COUNT, RescaleIntercept=0), tmp_path)
+    refused = refusal(tmp_path)
+    assert (refused.code, "air" in refused.message) == ("NOT_HU", True)
+
+
+def test_run_lengths_that_overrun_are_a_damaged_file(tmp_path: Path) -> None:
+    slices = make_slices(COUNT)
+    for ds in slices:
+        ds.compress(uid.RLELossless, generate_instance_uid=False)
+    content = slices[3].PixelData
+    # Behind the 80 bytes of item tags and offsets: ten runs of 128 bytes for 192 pixels.
+    slices[3].PixelData = content[:80] + bytes([129, 7] * 10) + content[100:]
+    write_files(slices, tmp_path)
+    refused = refusal(tmp_path)
+    assert (refused.code, "IM0004.dcm" in refused.message) == ("CORRUPT_FILE", True)
+
+
 def test_codes_have_sentences_and_no_others_exist() -> None:
     assert all(sentence.endswith(".") for sentence in REASONS.values())
     with pytest.raises(ValueError, match="code must be one of"):

@@ -210,3 +210,48 @@ def test_a_huge_volume_is_refused_by_its_header(tmp_path: Path) -> None:
     content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
     path.write_bytes(gzip.compress(bytes(content)))
     assert refusal(path).code == "TOO_LARGE"
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_flipped_bits_in_compressed_voxels_are_found(tmp_path: Path, suffix: str) -> None:
+    array = np.tile(hu_pattern(1), (COUNT, 1, 1))
+    sitk.WriteImage(GRID.to_image(array), str(tmp_path / f"scan{suffix}"), useCompression=True)
+    (voxels,) = [p for p in tmp_path.iterdir() if p.suffix not in (".nhdr", ".mhd")]
+    content = bytearray(voxels.read_bytes())
+    content[-2] ^= 16  # in the checksum: the voxels themselves unpack to what they were
+    voxels.write_bytes(content)
+    refused = refusal(tmp_path / f"scan{suffix}")
+    assert (refused.code, "damaged" in refused.message) == ("CORRUPT_FILE", True)
+
+
+@pytest.mark.parametrize(("suffix", "key"), [(".nhdr", "space directions"), (".mhd", "ElementSp")])
+def test_a_header_without_spacing_is_refused(tmp_path: Path, suffix: str, key: str) -> None:
+    path = write(tmp_path / f"scan{suffix}", hu_pattern(COUNT))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(key)))
+    refused = refusal(path)
+    assert (refused.code, "no spacing" in refused.message) == ("CORRUPT_FILE", True)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "words"), [(252, 256, "how the slices lie"), (80, 92, "no spacing")]
+)
+def test_a_nifti_header_without_geometry_is_refused(
+    tmp_path: Path, start: int, stop: int, words: str
+) -> None:
+    path = write(tmp_path / "scan.nii", hu_pattern(COUNT))
+    content = bytearray(path.read_bytes())
+    content[start:stop] = bytes(stop - start)
+    path.write_bytes(content)
+    refused = refusal(path)
+    assert (refused.code, words in refused.message) == ("CORRUPT_FILE", True)
+
+
+def test_sheared_axes_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "scan.nhdr", hu_pattern(COUNT))
+    lines = [
+        "space directions: (0.5,0,0) (0,0.5,0) (0,0.3,3)" if "space directions" in line else line
+        for line in path.read_text().splitlines()
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    assert refusal(path).code == "GANTRY_TILT"

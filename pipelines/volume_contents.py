@@ -1,0 +1,165 @@
+"""Voxels of volume files as ITK reads them, after checks that ITK does not make.
+
+ITK fills what is missing of a NIfTI file with zeros, does not look at the checksums of
+compressed voxels, assumes 1 mm where a header gives no spacing, and follows headers to
+data files anywhere on the disk.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from pipelines.reasons import UnusableSeries
+from pipelines.slice_geometry import MAX_VOXELS
+from pipelines.storage import (
+    MAX_FILE_BYTES,
+    UnreadableFile,
+    file_size,
+    find_archive,
+    read_bytes,
+    read_head,
+)
+from pipelines.volume_headers import (
+    FORMATS,
+    NIFTI_HEADER_BYTES,
+    TextHeader,
+    is_neighbor,
+    nifti_bytes,
+    read_text_header,
+    suffix_of,
+    volume_suffix,
+)
+
+SHEARED = "the axes are not perpendicular, as in a conversion from a scan with gantry tilt"
+"""What is wrong with a volume whose directions are not orthonormal."""
+
+_MAX_EXCESS_BYTES = 2**20
+_CHUNK_BYTES = 2**20
+
+
+def read_image(files: Sequence[Path], name: str) -> sitk.Image:
+    """Voxels of a NIfTI, NRRD or MetaImage file.
+
+    Args:
+        files: The volume file and, if it is a mere header, its data file.
+        name: How to call it in messages.
+
+    Returns:
+        A gray image of three dimensions, or of more that have one voxel each.
+
+    Raises:
+        UnusableSeries: If it is damaged, incomplete, too large or not one gray volume.
+    """
+    try:
+        path = files[0]
+        suffix = suffix_of(path.name) or volume_suffix(read_head(path, NIFTI_HEADER_BYTES)) or ""
+        if suffix == ".nii.gz":
+            return _read_unpacked({"volume.nii": _inflate(read_bytes(path), name)}, name)
+        if suffix == ".nii":
+            _check_length(file_size(path), read_head(path, NIFTI_HEADER_BYTES))
+        else:
+            _check_text_header(files, read_text_header(path))
+        if find_archive(path) is None and suffix_of(path.name):
+            return _read_with_itk(path, name)
+        own_name = path.name if suffix_of(path.name) else f"volume{suffix}"
+        names = (own_name, *(other.name for other in files[1:]))
+        return _read_unpacked(
+            {new: read_bytes(old) for new, old in zip(names, files, strict=True)}, name
+        )
+    except UnreadableFile as error:
+        raise UnusableSeries("CORRUPT_FILE", f"{name}: {error}") from error
+
+
+def _inflate(content: bytes, name: str) -> bytes:
+    """Unpack a NIfTI file, its checksum verified, no farther than its header says it goes."""
+    try:
+        with gzip.open(BytesIO(content)) as stream:
+            head = stream.read(NIFTI_HEADER_BYTES)
+            size = nifti_bytes(head)
+            if size > MAX_FILE_BYTES:
+                raise UnusableSeries("TOO_LARGE", f"{name}: the header announces {size} bytes")
+            unpacked = head + stream.read(max(0, size - len(head)) + _MAX_EXCESS_BYTES)
+    except UnreadableFile:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableFile("the compressed file is damaged") from error
+    _check_length(len(unpacked), head)
+    return unpacked
+
+
+def _check_length(size: int, head: bytes) -> None:
+    if size < (expected := nifti_bytes(head)):
+        raise UnreadableFile(f"the file is cut short: {size} of {expected} bytes are there")
+
+
+def _check_text_header(files: Sequence[Path], header: TextHeader) -> None:
+    if not header.fields:
+        raise UnreadableFile("the header is damaged")
+    if header.data_file is not None and not is_neighbor(header.data_file):
+        raise UnreadableFile("the voxels are not in the folder of the header")
+    if not header.has_spacing:
+        raise UnreadableFile("the header gives no spacing")
+    if not header.is_compressed or "byte skip" in header.fields:
+        return
+    content = read_bytes(files[-1])
+    _check_checksum(content[header.length :] if header.data_file is None else content)
+
+
+def _check_checksum(content: bytes) -> None:
+    """Unpack gzip or zlib data piece by piece to see whether the checksum at its end is right."""
+    unpacker = zlib.decompressobj(47)
+    rest, unpacked = content, 0
+    try:
+        while not unpacker.eof and rest:
+            unpacked += len(unpacker.decompress(rest, _CHUNK_BYTES))
+            rest = unpacker.unconsumed_tail
+            if unpacked > MAX_FILE_BYTES:
+                raise UnreadableFile(f"unpacks to more than {MAX_FILE_BYTES} bytes")
+    except zlib.error as error:
+        raise UnreadableFile("the compressed voxels are damaged") from error
+    if not unpacker.eof:
+        raise UnreadableFile("the compressed voxels are cut short")
+
+
+def _read_unpacked(contents: dict[str, bytes], name: str) -> sitk.Image:
+    """Read the first of some files that exist in memory only; ITK reads from disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file_name, content in contents.items():
+            (Path(folder) / file_name).write_bytes(content)
+        return _read_with_itk(Path(folder) / next(iter(contents)), name)
+
+
+def _read_with_itk(path: Path, name: str) -> sitk.Image:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(FORMATS[suffix_of(path.name) or ""])
+    talkative = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        reader.ReadImageInformation()
+        _check_announced(reader, name)
+        return reader.Execute()
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise UnusableSeries("GANTRY_TILT", f"{name}: {SHEARED}") from error
+        raise UnusableSeries("CORRUPT_FILE", f"{name} is damaged or incomplete") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(talkative)
+
+
+def _check_announced(reader: sitk.ImageFileReader, name: str) -> None:
+    size = tuple(int(n) for n in reader.GetSize())
+    if reader.GetNumberOfComponents() != 1:
+        raise UnusableSeries("NOT_CT", f"{name} is a color or vector image")
+    if len(size) < 3 or max((1, *size[3:])) > 1:
+        raise UnusableSeries("NOT_CT", f"{name} is not one volume but of size {size}")
+    if np.prod(size, dtype=float) > MAX_VOXELS:
+        raise UnusableSeries("TOO_LARGE", f"{name}: {size}; up to {MAX_VOXELS} voxels are accepted")
