@@ -171,7 +171,7 @@ def test_names_outside_latin_script_survive(tmp_path: Path) -> None:
 def test_malformed_dates_are_left_out(tmp_path: Path) -> None:
     out = write(tmp_path, "keep", StudyDate="last week", StudyTime="10.11", PatientSex="W")
     report = pydicom.dcmread(out / "sr.dcm")
-    assert (report.StudyDate, report.StudyTime, report.PatientSex) == ("", None, "")
+    assert (report.StudyDate, report.StudyTime, report.PatientSex) == ("", "", "")
 
 
 MISSING = {
