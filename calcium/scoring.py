@@ -77,34 +77,36 @@ class Scorer:
         self.decision: Decision = decision
 
     @classmethod
-    def load(
+    def from_settings(
         cls,
-        config: Mapping[str, Any],
-        weights: Path,
-        *,
         heart_center_mm: Sequence[float],
         heart_radii_mm: Sequence[float],
-        preset: str | Preset = DEFAULT_PRESET,
+        settings: Mapping[str, Any],
+        weights: Path,
+        *,
+        preset: str | Preset | None = None,
     ) -> Scorer:
         """Scorer of a model folder; TensorFlow is imported at the first `score`.
 
         Args:
-            config: `network` (`"additive"` or `"plain"`), `widths`, and `decision`.
-            weights: `.weights.h5` file, already verified.
             heart_center_mm: Center of the heart in the atlas, LPS mm.
             heart_radii_mm: Half axes of the heart in the atlas, mm.
-            preset: Definition of the score.
+            settings: `network` (`"additive"` or `"plain"`), `widths`, and, where they
+                differ from the defaults, `decision` and `preset`.
+            weights: `.weights.h5` file, already verified.
+            preset: Definition of the score; `None` for that of the settings.
 
         Raises:
-            ValueError: If `config` names an unknown network.
+            ValueError: If a setting is unknown.
+            KeyError: If `network` or `widths` is missing.
         """
         center = tuple(float(v) for v in heart_center_mm)
         radii = tuple(float(v) for v in heart_radii_mm)
         return cls(
-            Predictor(str(config["network"]), tuple(config["widths"]), weights),
+            Predictor(str(settings["network"]), tuple(settings["widths"]), weights),
             HeartEllipsoid((center[0], center[1], center[2]), (radii[0], radii[1], radii[2])),
-            preset=preset,
-            decision=config.get("decision", "lesion"),
+            preset=preset or settings.get("preset", DEFAULT_PRESET),
+            decision=settings.get("decision", "lesion"),
         )
 
     def with_preset(self, preset: str | Preset) -> Scorer:

@@ -144,7 +144,7 @@ def test_sagittal_slices_are_refused():
 def test_loading_names_the_networks_it_knows():
     config = {"network": "other", "widths": [4, 6]}
     with pytest.raises(ValueError, match="network must be one of additive, plain"):
-        Scorer.load(config, None, heart_center_mm=(0, 0, 0), heart_radii_mm=(1, 1, 1))
+        Scorer.from_settings((0, 0, 0), (1, 1, 1), config, None)
 
 
 def test_weights_saved_and_loaded_give_the_same_score(tmp_path):
@@ -152,7 +152,7 @@ def test_weights_saved_and_loaded_give_the_same_score(tmp_path):
     path = tmp_path / "scoring.weights.h5"
     trained.network.save_weights(path)
     config = {"network": "additive", "widths": [4, 6], "decision": "voxel"}
-    loaded = Scorer.load(config, path, heart_center_mm=(0, 0, 0), heart_radii_mm=(60, 50, 40))
+    loaded = Scorer.from_settings((0, 0, 0), (60, 50, 40), config, path)
     image = GRID.to_image(scan_with_plaques())
     expected = Scorer(trained, HEART, decision="voxel").score(image, TO_SCAN).agatston
     assert loaded.score(image, TO_SCAN).agatston == pytest.approx(expected, rel=1e-6)

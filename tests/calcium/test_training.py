@@ -1,0 +1,169 @@
+import csv
+
+import numpy as np
+import pytest
+
+from calcium.density import agatston_density
+from calcium.heart_field import HeartEllipsoid
+from calcium.labeled_scan import LabeledScan
+from calcium.networks.predictor import build_network
+from calcium.training import TrainingOptions, attention_loss, regression_loss, train_network
+from calcium.training_data import (
+    CropSampler,
+    block_sums,
+    lattice_scan,
+    load_lattice_scan,
+    save_lattice_scan,
+)
+from calcium.validation import additive_outcome, lattice_attention, summary
+from registration.geometry import ImageGrid
+
+GRID = ImageGrid((150, 140, 9), (0.9, 0.8, 3.0), (-20.0, 40.0, -90.0))
+HEART = HeartEllipsoid((0.0, 0.0, 0.0), (60.0, 55.0, 40.0))
+
+
+def labeled(seed=0):
+    """Plaque in the left half counts, the same in the right half does not."""
+    rng = np.random.default_rng(seed)
+    hu = rng.normal(30, 10, GRID.shape).astype(np.int16)
+    coronary = np.zeros(GRID.shape, bool)
+    for _ in range(12):
+        z, y, x = rng.integers(1, 8), rng.integers(30, 110), rng.integers(30, 60)
+        hu[z, y : y + 4, x : x + 3] = rng.integers(150, 600)
+        coronary[z, y : y + 4, x : x + 3] = True
+        hu[z, y : y + 4, 150 - x : 153 - x] = rng.integers(150, 600)
+    to_scan = np.eye(4)
+    to_scan[:3, 3] = (47.0, 96.0, -78.0)
+    return LabeledScan(f"case-{seed}", f"case-{seed}", "chest", hu, GRID, to_scan, coronary)
+
+
+def test_lattice_scan_keeps_the_score():
+    scan = labeled()
+    density = agatston_density(scan.volume_hu, GRID)
+    on_lattice = lattice_scan(scan, HEART)
+    assert on_lattice.agatston == pytest.approx(float(density[scan.coronary].sum()), rel=1e-5)
+    assert float(on_lattice.density.sum()) == pytest.approx(float(density.sum()), rel=1e-5)
+
+
+def test_unknown_calcium_takes_no_part():
+    scan = labeled()
+    unknown = scan.coronary.copy()
+    without = LabeledScan(
+        "u", "u", "chest", scan.volume_hu, GRID, scan.atlas_to_scan, ~unknown & False, unknown
+    )
+    assert lattice_scan(without, HEART).agatston == 0.0
+    # only the right half is left
+    whole = lattice_scan(scan, HEART)
+    rest = float(whole.density.sum() - whole.coronary.sum())
+    assert float(lattice_scan(without, HEART).density.sum()) == pytest.approx(rest, rel=1e-4)
+
+
+def test_saved_lattice_scans_come_back_equal(tmp_path):
+    scan = lattice_scan(labeled(), HEART)
+    save_lattice_scan(tmp_path / "case.npz", scan)
+    again = load_lattice_scan(tmp_path / "case.npz")
+    first, second = (s.crop(3, (64, 40), 128) for s in (scan, again))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert again.field.grid == scan.field.grid
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    scans = [lattice_scan(labeled(k), HEART) for k in range(2)]
+    sampler, same = (CropSampler(scans, seed=4, batch_size=3) for _ in range(2))
+    assert np.array_equal(sampler.batch(7).inputs, same.batch(7).inputs)
+    assert not np.array_equal(sampler.batch(7).inputs, sampler.batch(8).inputs)
+
+
+def test_block_scores_add_up_to_the_crop_score():
+    batch = CropSampler([lattice_scan(labeled(), HEART)], seed=1, batch_size=4).batch(0)
+    whole, blocks = batch.scores
+    assert whole.shape == (4, 1, 1)
+    assert blocks.shape == (4, 4, 4)
+    assert blocks.sum((1, 2)) == pytest.approx(whole[:, 0, 0], rel=1e-5)
+    assert block_sums(np.arange(16.0).reshape(1, 4, 4), 2).tolist() == [[[10, 18], [42, 50]]]
+
+
+def test_losses_by_hand():
+    density = np.zeros((1, 4, 4), np.float32)
+    density[0, 0, 0], density[0, 3, 3] = 7.0, 3.0
+    attention = np.full((1, 4, 4, 1), 0.5, np.float32)
+    # one square: predicted 5, true 7: 0.5 (ln 6/8)², one weighted square and the 1 added
+    whole = np.array([[[7.0]]], np.float32)
+    expected = 0.5 * np.log(6 / 8) ** 2 / 2
+    assert float(attention_loss(attention, density, (whole,))) == pytest.approx(expected, rel=1e-5)
+    # four squares, two of them with density: 3.5 for 7, 1.5 for 0
+    quarters = np.array([[[7.0, 0.0], [0.0, 0.0]]], np.float32)
+    expected = (0.5 * np.log(4.5 / 8) ** 2 + 0.5 * np.log(2.5) ** 2) / 3
+    got = float(attention_loss(attention, density, (quarters,)))
+    assert got == pytest.approx(expected, rel=1e-5)
+    # plain: ln(1 + 7) against 0.2; beyond 1 the loss is linear
+    got = float(regression_loss(np.array([[0.2]], np.float32), density, (quarters,)))
+    assert got == pytest.approx(np.log(8.0) - 0.2 - 0.5, rel=1e-5)
+
+
+def train(folder, steps, scans, stop_at=None):
+    import keras
+
+    keras.utils.set_random_seed(1)
+    network = build_network("additive", (4, 6))
+    options = TrainingOptions(
+        steps=steps, learning_rate=1e-2, warm_up=3, checkpoint_every=5, evaluate_every=5
+    )
+    sampler = CropSampler(scans, seed=2, batch_size=2)
+
+    def stop(_network, step):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        return {}
+
+    train_network(network, sampler, attention_loss, folder, options, evaluate=stop)
+    return network
+
+
+def test_killed_training_resumes_to_identical_weights(tmp_path):
+    scans = [lattice_scan(labeled(), HEART)]
+    straight = train(tmp_path / "straight", 15, scans)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", 15, scans, stop_at=10)
+    resumed = train(tmp_path / "killed", 15, scans)
+    for first, second in zip(straight.get_weights(), resumed.get_weights(), strict=True):
+        assert np.allclose(first, second, atol=1e-6)
+    rows = list(csv.DictReader((tmp_path / "killed" / "curve.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [5, 10, 15]
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path):
+    scans = [lattice_scan(labeled(), HEART)]
+    train(tmp_path, 5, scans)
+    with pytest.raises(ValueError, match="checkpoint must belong to this network"):
+        train_network(
+            build_network("additive", (4, 8)),
+            CropSampler(scans, batch_size=2),
+            attention_loss,
+            tmp_path,
+            TrainingOptions(steps=6),
+        )
+
+
+@pytest.mark.slow
+def test_scores_alone_teach_which_half_counts(tmp_path):
+    scans = [lattice_scan(labeled(k), HEART) for k in range(6)]
+    network = train(tmp_path, 150, scans)
+    fresh = lattice_scan(labeled(99), HEART)
+    attention = lattice_attention(lambda x: np.asarray(network(x)), fresh)
+    outcome = additive_outcome(fresh, attention, "lesion")
+    assert outcome.found == pytest.approx(outcome.truth, rel=0.1)
+    assert outcome.false_points < 0.1 * outcome.truth
+
+
+def test_summary_by_hand():
+    class Fixed:
+        def __init__(self, truth, score, found):
+            self.truth, self.score, self.found = truth, score, found
+            self.false_points = score - found
+
+    got = summary([Fixed(0.0, 0.0, 0.0), Fixed(99.0, 49.0, 39.0)])
+    assert got["log_error"] == pytest.approx(np.log(100 / 50) / 2)
+    assert got["kappa"] == pytest.approx(1.0)
+    assert got["found"] == pytest.approx(39 / 99)
+    assert got["false"] == pytest.approx(10 / 99)
