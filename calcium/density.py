@@ -159,36 +159,6 @@ def agatston_density(
     return candidates.to_volume(candidates.density)
 
 
-def candidate_components(
-    volume_hu: NDArray[np.floating | np.integer],
-    grid: ImageGrid,
-    preset: str | Preset = DEFAULT_PRESET,
-    *,
-    mask: NDArray[np.bool_] | None = None,
-) -> NDArray[np.int32]:
-    """Labels of the components of voxels at or above 130 HU, those too small included.
-
-    Args:
-        volume_hu: Attenuation in HU, shape `(z, y, x)`.
-        grid: Native grid of the scan.
-        preset: Its connectivity decides whether components cross slices.
-        mask: True where a voxel may count, same shape; everywhere if left out.
-
-    Returns:
-        Labels from 1, int32, same shape; 0 is background.
-
-    Raises:
-        ValueError: If the shapes of volume, grid and mask differ.
-
-    Source:
-        Own.
-    """
-    candidates = find_candidates(volume_hu, grid, preset, mask=mask)
-    labels = np.zeros(candidates.shape, dtype=np.int32)
-    labels.reshape(-1)[candidates.flat_index] = candidates.component + 1
-    return labels
-
-
 def structuring_element(connectivity: int) -> NDArray[np.bool_]:
     """Which of the 3 x 3 x 3 neighbors touch the middle voxel, bool, axes (z, y, x).
 

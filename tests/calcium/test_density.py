@@ -10,7 +10,6 @@ import pytest
 from calcium.density import (
     agatston_density,
     agatston_weight,
-    candidate_components,
     find_candidates,
     structuring_element,
 )
@@ -29,6 +28,12 @@ def make_grid(shape: tuple[int, int, int], spacing: tuple[float, float, float]) 
 
 def soft_tissue(shape: tuple[int, int, int]) -> np.ndarray:
     return np.full(shape, BACKGROUND_HU, dtype=np.float32)
+
+
+def components(hu: np.ndarray, grid: ImageGrid, preset: str = "agatston-1990") -> np.ndarray:
+    """Component of every voxel, from 1; 0 below 130 HU."""
+    found = find_candidates(hu, grid, preset)
+    return found.to_volume(found.component + 1.0)
 
 
 def test_four_pixels_of_one_mm_at_250_hu_score_eight() -> None:
@@ -112,17 +117,16 @@ def test_single_voxels_score_nothing_where_two_are_asked_for() -> None:
 def test_slices_do_not_touch_in_plane() -> None:
     hu = np.full((3, 2, 2), 150.0, dtype=np.float32)
     grid = make_grid(hu.shape, (1.0, 1.0, 3.0))
-    labels = candidate_components(hu, grid)
+    labels = components(hu, grid)
     assert [np.unique(plane).tolist() for plane in labels] == [[1], [2], [3]]
-    assert np.unique(candidate_components(hu, grid, "ai-cac-2025")).tolist() == [1]
+    assert np.unique(components(hu, grid, "ai-cac-2025")).tolist() == [1]
 
 
 def test_opposite_image_borders_do_not_touch() -> None:
     hu = soft_tissue((2, 3, 4))
     hu[0, :, 0] = hu[0, :, 3] = 150.0
-    labels = candidate_components(hu, make_grid(hu.shape, (1.0, 1.0, 3.0)))
+    labels = components(hu, make_grid(hu.shape, (1.0, 1.0, 3.0)))
     assert np.unique(labels[0, :, 0]).tolist() != np.unique(labels[0, :, 3]).tolist()
-    assert labels.dtype == np.int32
     assert not labels[1].any()
 
 
