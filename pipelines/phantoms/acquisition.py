@@ -168,7 +168,7 @@ def _axis_positions(grid: ImageGrid, axis: int) -> NDArray[np.float64]:
 
 
 def _gauss(d: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    return np.asarray(np.exp(-0.5 * (d / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi)))
+    return np.asarray(np.exp(-0.5 * (d / sigma) ** 2) / (sigma * 2.5066282746), np.float64)
 
 
 def _blur_weights(

@@ -144,12 +144,23 @@ class Heart:
         """
         lines = {n: smooth_curve(self.place(k), 3.0) for n, k in CORONARY_KNOTS.items()}
         self._lay_on_surface(lines)
+        for name in ("LM", "RCA"):
+            lines[name] = np.vstack([self.ostium(name), lines[name]])
         for name, parent in (("LAD", "LM"), ("LCX", "LM"), ("PDA", "RCA")):
             lines[name][0] = lines[parent][-1]
         for name, parent in (("D1", "LAD"), ("OM", "LCX")):
             gap = np.linalg.norm(lines[parent] - lines[name][0], axis=1)
             lines[name][0] = lines[parent][int(np.argmin(gap))]
         return {name: smooth_curve(line, 1.0) for name, line in lines.items()}
+
+    def ostium(self, name: str) -> Points:
+        """Where the left main (`LM`) or right (`RCA`) artery leaves the aortic root, mm."""
+        direction = np.array(CORONARY_KNOTS[name][0]) - ROOT
+        inside = ROOT + direction * np.linspace(0.5, 1.6, 45)[:, None]
+        x, y, z = self.place(inside).T.astype(np.float32)
+        outside = np.flatnonzero(self.chambers((x, y, z))["root"] > 0)
+        at = int(outside[0]) if len(outside) else -1
+        return np.asarray(self.place(inside[at]))
 
     def _lay_on_surface(self, lines: dict[str, Points]) -> None:
         """Newton steps along the gradient to the wanted distance, then light smoothing."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.phantoms.mediastinum import LABELS
-from pipelines.phantoms.shapes import Array, Canvas, TubeField, refine
+from pipelines.phantoms.shapes import Array, Box, Canvas, TubeField, refine
 from pipelines.phantoms.thorax import Fields, Thorax
 
 Points = NDArray[np.float64]
@@ -98,16 +98,18 @@ def paint_abdomen(
         rng: Draws attenuation and gas.
     """
     inside = np.maximum(fields.diaphragm, fields.cavity)
-    deepest = float(inside.min())
     liver_hu, tilt = rng.uniform(46, 64), rng.uniform(0.1, 0.6)
-    if deepest > 0:
+    slices = np.flatnonzero(inside.min(axis=(1, 2)) < canvas.grid.spacing[0])
+    if len(slices) == 0:
         return
-    canvas.paint(canvas.whole, inside, 45.0, LABELS["abdomen"])
-    canvas.paint(canvas.whole, inside + np.float32(3.0), -92.0, LABELS["abdomen"])
-    x, y, z = canvas.points
+    box: Box = (slice(int(slices[0]), int(slices[-1]) + 1), slice(None), slice(None))
+    inside = inside[box]
+    canvas.paint(box, inside, 45.0, LABELS["abdomen"])
+    canvas.paint(box, inside + np.float32(3.0), -92.0, LABELS["abdomen"])
+    x, y, z = canvas.local(box)
     edge = x - 46 + np.float32(tilt) * (y + 60) - np.float32(0.35) * (z + 130)
     deep = np.maximum(inside + np.float32(3.0), edge)
-    canvas.paint(canvas.whole, deep, liver_hu, LABELS["liver"])
+    canvas.paint(box, deep, liver_hu, LABELS["liver"])
     height = bottom_mm + thorax.diaphragm_mm
     organs = [
         ((88.0, 46.0, height - 48), (28, 36, 40), 48.0),

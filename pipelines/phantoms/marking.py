@@ -82,5 +82,5 @@ def _by_vessel(
         index = (x + box[2].start, y + box[1].start, z + box[0].start)
         point = grid.physical_points([index])[0]
         gaps = {name: np.linalg.norm(line - point, axis=1).min() for name, line in lines.items()}
-        result[TERRITORY[min(gaps, key=lambda name: gaps[name])]] += score
+        result[TERRITORY[min(gaps, key=lambda name: gaps[name])]] += float(score)
     return result

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.phantoms.acquisition import render_grid
+from pipelines.phantoms.artifacts import blur_moving_heart
 from pipelines.phantoms.heart import CORONARY_RADII_MM, HEART_BOTTOM
 from pipelines.phantoms.lungs import paint_abdomen, paint_lungs
 from pipelines.phantoms.mediastinum import (
@@ -53,6 +54,8 @@ def paint_subject(
     paint_vessels(canvas, heart, subject.blood_hu)
     paint_coronaries(canvas, lines, CORONARY_RADII_MM, subject.blood_hu)
     paint_airways(canvas)
+    if kind == "chest":
+        blur_moving_heart(canvas, heart, subject.motion_mm)
     return canvas, {name: pose.to_scanner(line) for name, line in lines.items()}
 
 

@@ -16,11 +16,12 @@ from pipelines.phantoms.acquisition import (
     resample,
     resample_labels,
 )
+from pipelines.phantoms.artifacts import add_streaks
 from pipelines.phantoms.deposit import Cloud, Patch, deposit
 from pipelines.phantoms.distractors import Distractor, sample_distractors
 from pipelines.phantoms.marking import mark_truth
 from pipelines.phantoms.mediastinum import LABELS
-from pipelines.phantoms.plaques import Arteries, Plaque, sample_plaques, target_score
+from pipelines.phantoms.plaques import Arteries, Drawn, Plaque, Scene, sample_plaques, target_score
 from pipelines.phantoms.settings import STANDARD, PhantomSettings
 from pipelines.phantoms.shapes import Array
 from pipelines.phantoms.subject import Subject, find_landmarks, random_streams, sample_subject
@@ -28,6 +29,9 @@ from pipelines.phantoms.truth import Truth
 from registration.geometry import ImageGrid
 
 Points = NDArray[np.float64]
+
+METAL_STREAK_HU = 160.0
+"""Amplitude of streaks beside leads and wires, HU."""
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 """Range of a 12-bit scanner, HU."""
@@ -112,20 +116,21 @@ def make_phantom(
     labels = resample_labels(canvas, sampling.grid)
     del canvas
 
-    arteries = Arteries(lines, subject.motion_mm, subject.kvp)
+    scene = Scene(Arteries(lines, subject.motion_mm, subject.kvp), sampling, hu)
     drawn = target_score(calcium_rng, settings.calcium)
     target = drawn if target_agatston is None else target_agatston
-    plaques = sample_plaques(arteries, sampling, settings.calcium, target, calcium_rng)
+    plaques = sample_plaques(scene, settings.calcium, target, calcium_rng)
     others = sample_distractors(
         subject.heart, subject.thorax, settings.calcium, subject.kvp, subject.pose.to_scanner,
         other_rng,
     )  # fmt: skip
-    coronary = [patch for _, patches in plaques for patch in patches]
+    coronary = [patch for drawn in plaques for patch in drawn.patches]
     other = _deposit_all([cloud for _, cloud in others], subject)
     for patch in (*coronary, *other):
         hu[patch.box] += patch.hu
+    _add_artifacts(hu, kind, subject, plaques, others, other_rng)
     image = _finish(hu, subject, labels, noise_rng)
-    found = [plaque for plaque, _ in plaques]
+    found = [drawn.plaque for drawn in plaques]
     mask, truth = mark_truth(image, sampling.grid, coronary, other, labels, found, lines)
     grid = sampling.grid
     return Phantom(
@@ -134,6 +139,25 @@ def make_phantom(
         tuple(d for d, _ in others), truth, sampling.kernel.name, sampling.slice_thickness_mm,
         subject.kvp, subject.noise_hu, subject.padding_hu,
     )  # fmt: skip
+
+
+def _add_artifacts(
+    hu: Array,
+    kind: str,
+    subject: Subject,
+    plaques: list[Drawn],
+    others: list[tuple[Distractor, Cloud]],
+    rng: np.random.Generator,
+) -> None:
+    """Streaks of metal, and of dense plaque that moved during a non-gated exposure."""
+    for distractor, cloud in others:
+        if distractor.kind in ("lead", "wires"):
+            add_streaks(hu, cloud, subject.sampling, METAL_STREAK_HU, rng)
+    motion = float(np.linalg.norm(subject.motion_mm))
+    for drawn in plaques:
+        if kind == "chest" and drawn.plaque.peak_hu > 250:
+            strength = 0.02 * min(motion, 5.0) * min(drawn.plaque.peak_hu, 800.0)
+            add_streaks(hu, drawn.cloud, subject.sampling, strength, rng)
 
 
 def _deposit_all(clouds: list[Cloud], subject: Subject) -> list[Patch]:

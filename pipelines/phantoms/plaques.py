@@ -11,7 +11,8 @@ from pipelines.phantoms.acquisition import Sampling
 from pipelines.phantoms.deposit import HU_PER_HYDROXYAPATITE, Cloud, Patch, deposit, smear
 from pipelines.phantoms.heart import CORONARY_RADII_MM, TERRITORY
 from pipelines.phantoms.settings import CalciumSettings
-from pipelines.phantoms.truth import lesion_scores
+from pipelines.phantoms.shapes import Array
+from pipelines.phantoms.truth import THRESHOLD_HU, lesion_scores
 
 Points = NDArray[np.float64]
 
@@ -22,9 +23,6 @@ VESSEL_CHANCE = {
 
 MOTION_FACTOR = {"LM": 0.6, "LAD": 0.7, "D1": 0.8, "LCX": 1.0, "OM": 1.0, "RCA": 1.4, "PDA": 1.0}
 """Motion of each artery relative to the heart's; the right one moves most."""
-
-BLOOD_HU = 45.0
-"""Assumed surroundings when the score of a plaque is foreseen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,21 @@ class Plaque:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A plaque with what it does to the image.
+
+    Args:
+        plaque: The plaque.
+        cloud: Its points, motion included.
+        patches: The signal it adds to the final grid.
+    """
+
+    plaque: Plaque
+    cloud: Cloud
+    patches: list[Patch]
+
+
+@dataclass(frozen=True, slots=True)
 class Arteries:
     """Where plaques can lie and how they move.
 
@@ -65,6 +78,21 @@ class Arteries:
     lines: dict[str, Points]
     motion_mm: Points
     kvp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What plaques are drawn into.
+
+    Args:
+        arteries: Where they can lie.
+        sampling: Final grid and blur.
+        background: Noise-free image without calcium on that grid, HU.
+    """
+
+    arteries: Arteries
+    sampling: Sampling
+    background: Array
 
 
 def target_score(rng: np.random.Generator, settings: CalciumSettings) -> float:
@@ -123,56 +151,59 @@ def _disc(count: int, rng: np.random.Generator) -> tuple[Points, Points]:
 
 
 def sample_plaques(
-    arteries: Arteries, sampling: Sampling, settings: CalciumSettings, target: float,
-    rng: np.random.Generator,
-) -> list[tuple[Plaque, list[Patch]]]:  # fmt: skip
+    scene: Scene, settings: CalciumSettings, target: float, rng: np.random.Generator
+) -> list[Drawn]:
     """Draw plaques until their foreseen scores add up to about `target`.
 
     Returns:
-        Each plaque with the signal it adds to the image; empty for a target of zero.
+        The plaques; none for a target of zero.
     """
-    chosen: list[tuple[Plaque, list[Patch]]] = []
+    chosen: list[Drawn] = []
     total, shrink = 0.0, 1.0
     for _ in range(150):
         left = target - total
         if left <= 0.12 * target or left < 0.8:
             break
-        plaque, patches = _draw(arteries, sampling, settings, left, shrink, rng)
-        score = foreseen_score(patches, sampling)
+        drawn = _draw(scene, settings, left, shrink, rng)
+        score = foreseen_score(drawn.patches, scene.sampling, scene.background)
         if score > 1.2 * left or score < 0.3:
             shrink = float(np.clip(shrink * (0.75 if score > left else 1.35), 0.05, 1.5))
             continue
-        chosen.append((plaque, patches))
+        chosen.append(drawn)
         total, shrink = total + score, min(1.0, shrink * 1.2)
     return chosen
 
 
-def foreseen_score(patches: list[Patch], sampling: Sampling) -> float:
-    """Agatston score of one plaque alone in noise-free blood."""
+def foreseen_score(patches: list[Patch], sampling: Sampling, background: Array) -> float:
+    """Agatston score of one plaque alone in the noise-free image.
+
+    Args:
+        patches: The plaque's signal.
+        sampling: Final grid.
+        background: Image without calcium on that grid, HU.
+    """
     if not patches:
         return 0.0
     low = np.min([p.start for p in patches], axis=0)
     high = np.max([np.add(p.start, p.hu.shape) for p in patches], axis=0)
-    whole = np.full(high - low, BLOOD_HU, np.float32)
+    whole = background[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))].copy()
     for patch in patches:
-        at = tuple(
-            slice(s - b, s - b + n)
-            for s, b, n in zip(patch.start, low, patch.hu.shape, strict=True)
-        )
-        whole[at] += patch.hu
+        first = np.subtract(patch.start, low)
+        last = first + patch.hu.shape
+        whole[tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))] += patch.hu
     hu = np.rint(whole).astype(np.int16)
     x, y, z = sampling.grid.spacing
-    return sum(s for _, s in lesion_scores(hu, hu >= 130, (x, y, z), "agatston-1990"))
+    return sum(s for _, s in lesion_scores(hu, hu >= THRESHOLD_HU, (x, y, z), "agatston-1990"))
 
 
 def _draw(
-    arteries: Arteries, sampling: Sampling, settings: CalciumSettings, left: float, shrink: float,
-    rng: np.random.Generator,
-) -> tuple[Plaque, list[Patch]]:  # fmt: skip
+    scene: Scene, settings: CalciumSettings, left: float, shrink: float, rng: np.random.Generator
+) -> Drawn:
+    """One plaque, smaller the less score is `left` and the smaller `shrink`."""
     names = list(VESSEL_CHANCE)
     chance = np.array([VESSEL_CHANCE[n] for n in names])
     branch = str(rng.choice(names, p=chance / chance.sum()))
-    line = arteries.lines[branch]
+    line = scene.arteries.lines[branch]
     share = rng.beta(1.0, 1.0 if branch in ("LM", "D1", "OM", "PDA") else 1.8)
     place = share * (len(line) - 2)
     r0, r1 = CORONARY_RADII_MM[branch]
@@ -180,31 +211,40 @@ def _draw(
     low, high = settings.plaque_length_mm
     top = low + (high - low) * min(1.0, (left / 150.0) ** 0.6) * shrink
     length = float(np.exp(rng.uniform(np.log(low), np.log(max(top, low * 1.1)))))
-    arc = float(
-        np.clip(rng.uniform(0.6, 1.6) * length / (1.6 * radius), 0.5, rng.uniform(1.0, 5.0))
-    )
+    arc = float(np.clip(rng.uniform(0.6, 1.6) * length / (1.6 * radius), 0.5, rng.uniform(1, 5)))
     thickness = rng.uniform(0.5, min(1.0 + 0.12 * length, 2.2))
     points, volume = wall_cloud(line, radius, place, length, arc, thickness, rng)
     faint = rng.random() < settings.faint_fraction
-    wanted = rng.uniform(95, 205) if faint else 205 * np.exp(rng.uniform(0, 1.7) * shrink**0.5)
-    return _at_density(arteries, sampling, settings, branch, points, volume, length, wanted, rng)
+    wanted = rng.uniform(138, 250) if faint else 250 * np.exp(rng.uniform(0, 1.6) * shrink**0.5)
+    shape = Cloud(points, np.full(len(points), volume / len(points)))
+    return _at_density(scene, settings, branch, shape, length, wanted, rng)
 
 
 def _at_density(
-    arteries: Arteries, sampling: Sampling, settings: CalciumSettings, branch: str,
-    points: Points, volume: float, length: float, wanted_hu: float, rng: np.random.Generator,
-) -> tuple[Plaque, list[Patch]]:  # fmt: skip
-    """Give a plaque the density at which its peak comes nearest to `wanted_hu`."""
-    factor = HU_PER_HYDROXYAPATITE[arteries.kvp]
-    unit = Cloud(points, np.full(len(points), factor * volume / len(points)))
-    moved = smear(unit, arteries.motion_mm * MOTION_FACTOR[branch], 7, rng)
-    patches = deposit(moved, sampling)
-    peak = max((float(p.hu.max()) for p in patches), default=0.0)
-    density = float(np.clip(wanted_hu / max(peak, 1e-6), *settings.density_mg_cm3))
+    scene: Scene,
+    settings: CalciumSettings,
+    branch: str,
+    shape: Cloud,
+    length: float,
+    wanted_hu: float,
+    rng: np.random.Generator,
+) -> Drawn:
+    """Give a plaque the density at which its peak in the image comes nearest to `wanted_hu`."""
+    factor = HU_PER_HYDROXYAPATITE[scene.arteries.kvp]
+    motion = scene.arteries.motion_mm * MOTION_FACTOR[branch]
+    moved = smear(Cloud(shape.points, shape.contrast * factor), motion, 7, rng)
+    patches = deposit(moved, scene.sampling)
+    peak, beneath = 1e-6, 0.0
+    for patch in patches:
+        at = int(np.argmax(patch.hu))
+        if patch.hu.flat[at] > peak:
+            peak, beneath = float(patch.hu.flat[at]), float(scene.background[patch.box].flat[at])
+    density = float(np.clip((wanted_hu - beneath) / peak, *settings.density_mg_cm3))
     scaled = [Patch(p.start, p.hu * np.float32(density)) for p in patches]
-    x, y, z = points.mean(axis=0).tolist()
+    x, y, z = shape.points.mean(axis=0).tolist()
+    volume = float(shape.contrast.sum())
+    mass = density * volume / 1000.0
     plaque = Plaque(
-        TERRITORY[branch], branch, (x, y, z), density * volume / 1000.0, volume, density, length,
-        density * peak,
-    )  # fmt: skip
-    return plaque, scaled
+        TERRITORY[branch], branch, (x, y, z), mass, volume, density, length, density * peak
+    )
+    return Drawn(plaque, Cloud(moved.points, moved.contrast * density), scaled)

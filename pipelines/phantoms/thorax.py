@@ -106,10 +106,12 @@ class Thorax:
         height = np.full_like(x, -400.0)
         for side, above in ((-1.0, 16.0), (1.0, 4.0)):
             q = ((x - np.float32(side * 60.0)) / 80) ** 2 + ((y + 18) / 112) ** 2
-            dome = np.float32(w + above + self.diaphragm_mm) - 62 * q * (0.35 + 0.65 * q)
+            top = np.float32(w + above + self.diaphragm_mm)
+            dome: Array = (top - 62 * q * (0.35 + 0.65 * q)).astype(np.float32)
             height = -smooth_min(-height, -dome, 24.0)
         q = ((x - u) / 62) ** 2 + ((y - v) / 50) ** 2
-        height = -smooth_min(-height, -(np.float32(w + 5.0) - 20 * q), 20.0)
+        rest: Array = (np.float32(w + 5.0) - 20 * q).astype(np.float32)
+        height = -smooth_min(-height, -rest, 20.0)
         result: Array = (z - height) * np.float32(0.8)
         return result
 
@@ -203,11 +205,11 @@ def _paint_scapulae(canvas: Canvas, cavity: Array) -> None:
         if box is None:
             continue
         x, y, z = canvas.local(box)
-        gap = 15 + 0.10 * np.maximum(z, 0)
-        plate = np.abs(cavity[box] - gap) - (2.0 + 0.03 * np.maximum(z + 30, 0))
         turn = np.arctan2(np.abs(x), y - 5)
-        reach = np.minimum((z + 60) * 0.011, 0.62)
-        wide = (np.abs(turn - np.float32(1.08)) - reach) * 120
+        gap = 14 + 0.10 * np.maximum(z, 0) + 9 * (turn - 0.8)
+        plate = np.abs(cavity[box] - gap) - (2.0 + 0.03 * np.maximum(z + 30, 0))
+        reach = np.minimum((z + 60) * 0.009, 0.46)
+        wide = (np.abs(turn - 1.0 - 0.002 * z) - reach) * 120
         shape = np.maximum(np.maximum(plate, wide), np.maximum(-z - 60, z - 92))
         canvas.paint(box, shape.astype(np.float32), 380.0, 28)
         canvas.paint(box, shape.astype(np.float32) + np.float32(1.7), 170.0, 28)
