@@ -54,12 +54,14 @@ class FileHeader:
     Args:
         path: Where the file is.
         modality: Modality; `"CT"` also for a CT SOP class without one.
+        is_slice: False if the SOP class is not one of CT slices, as for screen captures.
         orientation: ImageOrientationPatient, row then column direction in LPS.
         position: ImagePositionPatient, LPS mm.
     """
 
     path: Path
     modality: str | None = None
+    is_slice: bool = True
     study_uid: str | None = None
     series_uid: str | None = None
     instance_uid: str | None = None
@@ -96,13 +98,18 @@ def is_dicom(head: bytes) -> bool:
         >>> is_dicom(b"\x89PNG" + bytes(200))
         False
     """
-    if head[128:132] == b"DICM":
+    if has_preamble(head):
         return True
     group, element = head[:2], head[2:4]
     if group not in (b"\x02\x00", b"\x08\x00") or len(head) < 16 or element[1:] != b"\x00":
         return False
     explicit = head[4:6].isalpha() and head[4:6].isupper()
     return explicit or int.from_bytes(head[4:8], "little") <= 256
+
+
+def has_preamble(head: bytes) -> bool:
+    """Whether a file says that it is DICOM (DICOM PS3.10 section 7.1)."""
+    return head[128:132] == b"DICM"
 
 
 def read_header(path: Path) -> FileHeader | None:
@@ -120,6 +127,7 @@ def read_header(path: Path) -> FileHeader | None:
     return FileHeader(
         path,
         modality=modality_of(ds),
+        is_slice=text(ds, "SOPClassUID") in CT_SOP_CLASSES | {None},
         study_uid=text(ds, "StudyInstanceUID"),
         series_uid=text(ds, "SeriesInstanceUID"),
         instance_uid=text(ds, "SOPInstanceUID"),

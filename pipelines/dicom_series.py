@@ -111,6 +111,8 @@ def _check_kind(files: Sequence[_File]) -> None:
         if sop_class is not None and sop_class not in CT_SOP_CLASSES:
             what = UID(sop_class).name
             raise UnusableSeries("NOT_CT", f"{file.name} is not a CT slice but: {what}")
+        if (integer(file.ds, "SamplesPerPixel") or 1) != 1:
+            raise UnusableSeries("NOT_CT", f"{file.name} is a color image")
         if "LOCALIZER" in texts(file.ds, "ImageType"):
             raise UnusableSeries("LOCALIZER", f"{file.name} is a localizer (scout view)")
     empty = [file.name for file in files if not has_pixel_data(file.ds)]

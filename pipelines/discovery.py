@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipelines.dicom_headers import FileHeader, is_dicom, read_header
+from pipelines.dicom_headers import FileHeader, has_preamble, is_dicom, read_header
 from pipelines.dicom_values import tolerant_reading
 from pipelines.stacks import MIN_STACK_SLICES, along_normal, split_stacks
 from pipelines.storage import (
@@ -25,6 +25,7 @@ from pipelines.storage import (
     combined_digest,
     digest,
     file_size,
+    is_zip,
     list_files,
     read_head,
 )
@@ -110,6 +111,7 @@ def find_series(
 def _find_among(paths: list[Path], bases: dict[Path, Path]) -> list[SeriesCandidate]:
     headers, damaged, candidates = [], [], []
     for path in paths:
+        head = b""
         try:
             head = read_head(path, _HEAD_BYTES)
             if is_dicom(head):
@@ -118,20 +120,26 @@ def _find_among(paths: list[Path], bases: dict[Path, Path]) -> list[SeriesCandid
             elif is_volume(head, path.name):
                 files = (path, *data_files(path))
                 candidates.append(SeriesCandidate(files, "", kind="volume", base=bases[path]))
-            elif _was_meant_as_dicom(head, path):
+            elif is_zip(head) and path.suffix.lower() == ".zip":  # `list_files` could not open it
+                candidates.append(SeriesCandidate((path,), "", base=bases[path]))
+            elif _is_ruin(head, path):
                 damaged.append(path)
         except UnreadableFile as error:
-            _LOGGER.warning("%s: %s", display_name(path, bases[path]), error)
-            damaged.append(path)
+            if has_preamble(head) or _is_ruin(b"", path):
+                _LOGGER.warning("%s: %s", display_name(path, bases[path]), error)
+                damaged.append(path)
     candidates.extend(_dicom_candidates(headers, damaged, bases))
     return candidates
 
 
-def _was_meant_as_dicom(head: bytes, path: Path) -> bool:
-    """Whether an unrecognized file is likely the ruin of a DICOM file."""
+def _is_ruin(head: bytes, path: Path) -> bool:
+    """Whether an unrecognized file is likely what is left of a DICOM file."""
+    suffix = path.suffix.lower()
     if path.name.startswith("."):  # what file managers leave behind
         return False
-    return path.suffix.lower() in _DICOM_SUFFIXES or (not path.suffix and not head.strip(b"\0"))
+    return suffix in _DICOM_SUFFIXES or (
+        not head.strip(b"\0") and (not suffix or suffix[1:].isdigit())
+    )
 
 
 def _dicom_candidates(

@@ -58,7 +58,7 @@ scans number each step as an acquisition of its own, so a difference alone says 
 def split_stacks(headers: Sequence[FileHeader]) -> list[list[FileHeader]]:
     """Stacks of the slices of one series, each in the order of `headers`.
 
-    Localizers and other modalities are always split off.
+    Localizers, screen captures and other modalities are always split off.
 
     Args:
         headers: All files with one SeriesInstanceUID.
@@ -72,7 +72,7 @@ def split_stacks(headers: Sequence[FileHeader]) -> list[list[FileHeader]]:
         (_RECONSTRUCTIONS, SPACING_ATOL_MM, _cover_same_range),
         (_PHASES, 0.0, _share_positions),
     )
-    stacks = _partition(headers, lambda h: (h.study_uid, h.modality, h.is_localizer))
+    stacks = _partition(headers, lambda h: (h.study_uid, h.modality, h.is_slice, h.is_localizer))
     for keys, tolerance, is_safe in rules:
         stacks = [
             part

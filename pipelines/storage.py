@@ -46,10 +46,15 @@ def list_files(root: Path, exclude: Sequence[Path] = ()) -> Iterator[Path]:
     root.stat()
     skipped = {_identity(folder) for folder in exclude if folder.exists()}
     for path in _walk(root, skipped):
-        if zipfile.is_zipfile(path) if _has_zip_magic(path) else False:
+        if _is_sound_archive(path):
             yield from _list_members(path)
         else:
             yield path
+
+
+def is_zip(head: bytes) -> bool:
+    """Whether a file is a zip archive, by its first bytes."""
+    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
@@ -142,10 +147,10 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _has_zip_magic(path: Path) -> bool:
+def _is_sound_archive(path: Path) -> bool:
     try:
         with open(path, "rb") as stream:
-            return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+            return is_zip(stream.read(4)) and zipfile.is_zipfile(stream)
     except OSError:
         return False
 

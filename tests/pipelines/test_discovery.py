@@ -8,6 +8,7 @@ import pickle
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,16 +142,40 @@ def test_localizer_in_a_series_is_split_off_and_reported(tmp_path: Path) -> None
     ids=lambda d: next(iter(d)),
 )
 def test_reconstructions_of_one_series_become_stacks(
-    tmp_path: Path, difference: dict[str, object]
+    tmp_path: Path, difference: dict[str, Any]
 ) -> None:
-    common = {"series_uid": "1.2.3", "StudyInstanceUID": "1.2"}
-    first = make_slices(COUNT, **common)  # type: ignore[arg-type]
-    second = make_slices(COUNT, **common, **difference)  # type: ignore[arg-type]
+    common: dict[str, Any] = {"series_uid": "1.2.3", "StudyInstanceUID": "1.2"}
+    first = make_slices(COUNT, **common)
+    second = make_slices(COUNT, **common, **difference)
     write_files(first + second, tmp_path)
     found = find_series([tmp_path])
     assert [len(candidate.files) for candidate in found] == [COUNT, COUNT]
     for candidate in found:
         assert read_scan(candidate).slice_spacing_mm == pytest.approx(3.0, abs=1e-6)
+
+
+def test_a_screen_capture_in_a_series_is_split_off(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"series_uid": "1.2.3", "StudyInstanceUID": "1.2"}
+    slices = make_slices(COUNT, **common)
+    capture = make_slices(1, **common, SOPClassUID=uid.SecondaryCaptureImageStorage)
+    write_files(slices + capture, tmp_path)
+    scan, other = find_series([tmp_path])
+    assert read_scan(scan).grid.size[2] == COUNT
+    assert code_of(other) == "NOT_CT"
+
+
+def test_files_of_other_kinds_spoil_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(make_slices(COUNT), tmp_path)
+    for name in ("notes.txt", "secret.pdf", "._IM0001.dcm", "LICENSE", "voxels.raw"):
+        (tmp_path / name).write_bytes(
+            b"\x08\x00\x05\x00CS" + bytes(99) if name == "voxels.raw" else b"text"
+        )
+    (tmp_path / "empty.txt").touch()
+    forbid(monkeypatch, tmp_path / "secret.pdf")
+    (candidate,) = find_series([tmp_path])
+    assert read_scan(candidate).grid.size[2] == COUNT
 
 
 def test_three_planes_in_one_series_become_three(tmp_path: Path) -> None:
@@ -267,9 +292,8 @@ def test_a_broken_zip_and_a_broken_member_are_survived(tmp_path: Path) -> None:
     content[200:260] = bytes(60)
     archive.write_bytes(content)
     (tmp_path / "half.zip").write_bytes(bytes(content[: len(content) // 2]))
-    found = find_series([archive])
-    assert [code_of(candidate) for candidate in found] == ["CORRUPT_FILE"]
-    assert find_series([tmp_path / "half.zip"]) == []
+    for given in (archive, tmp_path / "half.zip"):
+        assert [code_of(candidate) for candidate in find_series([given])] == ["CORRUPT_FILE"]
 
 
 def test_links_in_a_loop_end(tmp_path: Path) -> None:

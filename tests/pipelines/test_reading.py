@@ -402,7 +402,7 @@ def keep_four(slices: list[Dataset]) -> None:
         (drop_position, "CORRUPT_FILE", r"no valid ImagePositionPatient in .*IM0005\.dcm$"),
         (drop_orientation, "CORRUPT_FILE", r"ImageOrientationPatient in .*IM0005\.dcm$"),
         (void_pixel_spacing, "CORRUPT_FILE", r"PixelSpacing is not positive in .*IM0005\.dcm"),
-        (color_one, "CORRUPT_FILE", r"IM0005\.dcm: the image has 3 color channels"),
+        (color_one, "NOT_CT", r"IM0005\.dcm is a color image"),
         (multiply_frames, "CORRUPT_FILE", r"IM0005\.dcm holds 2 images"),
         (keep_four, "TOO_FEW_SLICES", r"4 slice\(s\)"),
     ],
