@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import SimpleITK as sitk
 
 from calcium.categories import cac_drs, risk_category, risk_label
+from pipelines import guards
 from pipelines.batch import ModelIdentity, Outcome, Task
 from pipelines.discovery import SeriesCandidate
-from pipelines.guards import evaluate_guards
 from pipelines.model import Model, load_model
 from pipelines.reading import read_scan
 from pipelines.reasons import REASONS, UnusableSeries
@@ -161,7 +161,7 @@ class ScanRun:
         with watch.time("alignment"):
             alignment = self.model.aligner.align(scan.image)
         with watch.time("guards"):
-            found = evaluate_guards(scan, alignment, self.model)
+            found = guards.evaluate_guards(scan, alignment, self.model)
             findings = note_findings(found, self.options.allow)
             findings += _unmentioned_warnings(scan, findings)
         result = self._describe(scan, alignment, findings)
