@@ -1,0 +1,66 @@
+"""Command `calcium-score train scoring`: the network that tells coronary calcium apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("scans", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Model folder with atlas and alignment; receives scoring.weights.h5.",
+)
+@click.option(
+    "--annotations",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of JSON files with coronary courses and named components, one per scan.",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for simulated scans and checkpoints; a rerun goes on there.  [default: OUT/work]",
+)
+@click.option("--network", type=click.Choice(["additive", "plain"]), default="additive")
+@click.option("--simulated", type=click.IntRange(min=1), default=45, show_default=True)
+@click.option("--phantoms", type=click.IntRange(min=0), default=80, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=3000, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=20261123, show_default=True)
+@click.option("--hold-out", multiple=True, help="Scan kept for validation; may be repeated.")
+def command(
+    scans: tuple[Path, ...],
+    out: Path,
+    annotations: Path,
+    work: Path | None,
+    network: str,
+    simulated: int,
+    phantoms: int,
+    steps: int,
+    seed: int,
+    hold_out: tuple[str, ...],
+) -> None:
+    """Train scoring from SCANS with calcium inserted along their annotated vessels.
+
+    Only scores of crops are learnt from. The training can be killed at any moment; the
+    same command goes on.
+    """
+    from pipelines.scoring_training import ScoringRecipe, train_model
+
+    recipe = ScoringRecipe(
+        network=network,
+        widths=(12, 24, 40, 56) if network == "additive" else (12, 16, 24, 32, 48),
+        simulated=simulated,
+        phantoms=phantoms,
+        steps=steps,
+        seed=seed,
+        hold_out=hold_out,
+    )
+    validation = train_model(scans, annotations, out, recipe, work or out / "work")
+    click.echo(f"Weights and settings are in {out}.")
+    for name, value in validation.items():
+        click.echo(f"{name:<12}{value:8.3f}")
