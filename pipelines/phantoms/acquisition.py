@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft
+from scipy import fft, sparse
 from scipy.special import erf
 
 from pipelines.phantoms.shapes import Array, Canvas
@@ -103,11 +103,13 @@ def resample(canvas: Canvas, sampling: Sampling) -> Array:
     narrow = np.sqrt(max(sampling.kernel.sigma_mm**2 - (0.45 * step) ** 2, (0.5 * step) ** 2))
     in_plane = [_blur_weights(wanted[k], positions[k], narrow, sampling.kernel) for k in (0, 1)]
     along = sampling.slice_profile(wanted[2][:, None] - positions[2][None])
-    along = (along / along.sum(axis=1, keepdims=True)).astype(np.float32)
-    slabs = np.tensordot(along, canvas.hu, axes=(1, 0))
+    along /= along.sum(axis=1, keepdims=True)
     result: Array = np.empty(target.shape, np.float32)
-    for k, slab in enumerate(slabs):
-        np.matmul(in_plane[1] @ slab, in_plane[0].T, out=result[k])
+    for k in range(target.shape[0]):
+        slab = np.zeros(source.shape[1:], np.float32)
+        for near in np.flatnonzero(along[k] > 1e-4):
+            slab += np.float32(along[k, near]) * canvas.hu[near]
+        result[k] = (in_plane[0] @ (in_plane[1] @ slab).T).T
     return result
 
 
@@ -173,8 +175,13 @@ def _gauss(d: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
 
 def _blur_weights(
     wanted: NDArray[np.float64], given: NDArray[np.float64], sigma: float, kernel: Kernel
-) -> Array:
+) -> sparse.csr_array:
     """Matrix that blurs and interpolates samples on one axis, rows sum to one."""
     d = wanted[:, None] - given[None]
     weights = (1 + kernel.overshoot) * _gauss(d, sigma) - kernel.overshoot * _gauss(d, 2 * sigma)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return _sparse(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _sparse(weights: NDArray[np.float64]) -> sparse.csr_array:
+    """The weights that matter; products with it need no threads and few operations."""
+    return sparse.csr_array(np.where(np.abs(weights) > 1e-5, weights, 0).astype(np.float32))

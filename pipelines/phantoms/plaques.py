@@ -126,7 +126,7 @@ def wall_cloud(
     inner = max(radius_mm - thickness_mm / 2, 0.0)
     outer = inner + thickness_mm
     volume = 0.5 * arc_rad * (outer**2 - inner**2) * length_mm * np.pi / 4
-    count = int(np.clip(volume / 0.01, 200, 2500))
+    count = int(np.clip(volume / 0.02, 150, 1000))
     along, across = _disc(count, rng)
     s = np.clip(start + 0.5 * length_mm * along, 0, len(line) - 1.001)
     angle = rng.uniform(0, 2 * np.pi) + 0.5 * arc_rad * across + 0.15 * s * rng.normal()
@@ -232,7 +232,7 @@ def _at_density(
     """Give a plaque the density at which its peak in the image comes nearest to `wanted_hu`."""
     factor = HU_PER_HYDROXYAPATITE[scene.arteries.kvp]
     motion = scene.arteries.motion_mm * MOTION_FACTOR[branch]
-    moved = smear(Cloud(shape.points, shape.contrast * factor), motion, 7, rng)
+    moved = smear(Cloud(shape.points, shape.contrast * factor), motion, 5, rng)
     patches = deposit(moved, scene.sampling)
     peak, beneath = 1e-6, 0.0
     for patch in patches:

@@ -256,9 +256,17 @@ def refine(coarse: NDArray[np.floating], shape: tuple[int, ...]) -> Array:
         >>> refine(np.array([[[0.0, 2.0]]]), (1, 1, 3)).tolist()
         [[[0.0, 1.0, 2.0]]]
     """
-    wz, wy, wx = (_linear_weights(n, c) for n, c in zip(shape, coarse.shape, strict=True))
-    part = np.matmul(np.matmul(wy, np.asarray(coarse, np.float32)), wx.T)
-    return np.tensordot(wz, part, axes=(1, 0))
+    small = np.asarray(coarse, np.float32)
+    low, high, part = _neighbors(shape[2], small.shape[2])
+    small = small[..., low] * (1 - part) + small[..., high] * part
+    low, high, part = _neighbors(shape[1], small.shape[1])
+    small = small[:, low] * (1 - part[:, None]) + small[:, high] * part[:, None]
+    low, high, part = _neighbors(shape[0], small.shape[0])
+    result = np.empty(shape, np.float32)
+    for k, (i, j, share) in enumerate(zip(low, high, part, strict=True)):
+        np.multiply(small[j] - small[i], share, out=result[k])
+        result[k] += small[i]
+    return result
 
 
 def _coordinates(
@@ -273,8 +281,8 @@ def _coordinates(
     return x, y, z
 
 
-def _linear_weights(count: int, knots: int) -> Array:
-    """Matrix that interpolates `knots` evenly spaced values to `count`, shape `(count, knots)`."""
+def _neighbors(count: int, knots: int) -> tuple[NDArray[np.int_], NDArray[np.int_], Array]:
+    """Lower and upper knot, and the share of the upper, of `count` evenly spaced places."""
     where = np.linspace(0, knots - 1, count)
-    weights = np.maximum(1 - np.abs(where[:, None] - np.arange(knots)[None]), 0)
-    return weights.astype(np.float32)
+    low = np.minimum(where.astype(int), max(knots - 2, 0))
+    return low, np.minimum(low + 1, knots - 1), (where - low).astype(np.float32)
