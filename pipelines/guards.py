@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from pipelines.scan import Scan
+from registration.ellipsoid import Ellipsoid
 from registration.geometry import ImageGrid, affine_matrix, transform_points
+
+if TYPE_CHECKING:
+    from pipelines.model import Model
+    from registration.alignment import Alignment
 
 REFERENCE_KVP = 120.0
 """Tube voltage for which 130 HU is the threshold of calcium, kV (Agatston 1990)."""
@@ -52,6 +57,15 @@ SIEMENS_SHARP_KERNEL = 50
 
 _SIEMENS_KERNEL = re.compile(r"(?:B|BR|BV|BF|BL|BP|HR|HV|I|QR)(?P<sharpness>\d\d)(?!\d)")
 
+UNCERTAIN_SIMILARITY = 0.70
+"""Correlation with the atlas below which an alignment needs a look."""
+
+WRONG_SIMILARITY = 0.40
+"""Correlation with the atlas below which no heart was found."""
+
+UNCERTAIN_SPREAD_MM = 8.0
+"""Disagreement of refinements from different starts that needs a look, mm."""
+
 SAMPLING_MM = 4.0
 """Spacing of the samples that measure the heart's soft tissue, mm."""
 
@@ -62,18 +76,6 @@ MINIMUM_SOFT_TISSUE_SAMPLES = 100
 """Fewer samples (about 6 cm³) say nothing about contrast."""
 
 Severity = Literal["review", "reject"]
-
-
-class Ellipsoid(Protocol):
-    """An axis-aligned ellipsoid in atlas space, LPS mm."""
-
-    @property
-    def center_mm(self) -> tuple[float, ...]:
-        """Centre, LPS mm."""
-
-    @property
-    def radii_mm(self) -> tuple[float, ...]:
-        """Half axes along x, y, z, mm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,47 @@ class GuardFinding:
     code: str
     severity: Severity
     message: str
+
+
+def evaluate_guards(scan: Scan, alignment: Alignment, model: Model) -> tuple[GuardFinding, ...]:
+    """Everything that makes the score of an aligned scan unsafe, worst first.
+
+    Args:
+        scan: The scan, HU.
+        alignment: Where its heart was found.
+        model: The model that found it.
+    """
+    found = [
+        *coverage_findings(alignment.coverage),
+        *alignment_findings(alignment.similarity, alignment.spread_mm),
+        *acquisition_findings(scan),
+    ]
+    if not any(finding.severity == "reject" for finding in found):
+        found += image_findings(scan, alignment.atlas_to_scan, model.heart)
+    return tuple(sorted(found, key=lambda finding: finding.severity != "reject"))
+
+
+def alignment_findings(similarity: float, spread_mm: float) -> tuple[GuardFinding, ...]:
+    """Guard on an alignment that is wrong, or that other starts would not have given.
+
+    Args:
+        similarity: Masked correlation of scan and atlas in the heart, -1 to 1.
+        spread_mm: How far refinements from different starts end apart, mm.
+    """
+    look = "Check in the report that the outline holds the heart."
+    if similarity < WRONG_SIMILARITY:
+        message = (
+            f"No heart was found: the best match with the atlas correlates at {similarity:.2f}. "
+            "Send an axial CT of the chest or heart of a supine adult."
+        )
+        return (GuardFinding("ALIGNMENT_UNCERTAIN", "reject", message),)
+    if similarity < UNCERTAIN_SIMILARITY:
+        message = f"The heart matches the atlas poorly (correlation {similarity:.2f}). {look}"
+        return (GuardFinding("ALIGNMENT_UNCERTAIN", "review", message),)
+    if spread_mm > UNCERTAIN_SPREAD_MM:
+        message = f"The position of the heart is uncertain by about {spread_mm:.0f} mm. {look}"
+        return (GuardFinding("ALIGNMENT_UNCERTAIN", "review", message),)
+    return ()
 
 
 def acquisition_findings(scan: Scan) -> tuple[GuardFinding, ...]:
@@ -292,5 +335,4 @@ def _ellipsoid_distance(
 ) -> NDArray[np.float64]:
     """Distance from the heart's centre in units of its radii, 1 on the surface."""
     scan_to_atlas = np.linalg.inv(affine_matrix(atlas_to_scan))
-    relative = transform_points(scan_to_atlas, points) - np.array(heart.center_mm)
-    return np.asarray(np.linalg.norm(relative / np.array(heart.radii_mm), axis=-1))
+    return heart.relative_radius(transform_points(scan_to_atlas, points))

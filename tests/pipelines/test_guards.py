@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,20 +8,17 @@ import SimpleITK as sitk
 
 from pipelines.guards import (
     acquisition_findings,
+    alignment_findings,
     coverage_findings,
     image_findings,
     is_sharp_kernel,
     soft_tissue_upper_quartile_hu,
 )
 from pipelines.scan import Acquisition, Scan
+from registration.ellipsoid import Ellipsoid
 from registration.geometry import ImageGrid, affine_transform
 
-
-@dataclass(frozen=True)
-class Heart:
-    center_mm: tuple[float, ...] = (0.0, 0.0, 0.0)
-    radii_mm: tuple[float, ...] = (40.0, 40.0, 40.0)
-
+HEART = Ellipsoid((0.0, 0.0, 0.0), (40.0, 40.0, 40.0))
 
 OBLIQUE = ImageGrid(
     size=(90, 80, 40),
@@ -58,7 +55,7 @@ def codes(findings) -> list[str]:
 def test_a_standard_scan_fires_nothing():
     scan = heart_scan(40.0, noise_hu=60.0)
     assert acquisition_findings(scan) == ()
-    assert image_findings(scan, to_scan(), Heart()) == ()
+    assert image_findings(scan, to_scan(), HEART) == ()
 
 
 @pytest.mark.parametrize(
@@ -113,23 +110,40 @@ def test_coverage_warns_then_refuses(coverage, severities):
     assert [f.severity for f in coverage_findings(coverage)] == severities
 
 
+@pytest.mark.parametrize(
+    ("similarity", "spread_mm", "severities"),
+    [
+        (0.9, 1.0, []),
+        (0.7, 8.0, []),
+        (0.69, 1.0, ["review"]),
+        (0.9, 8.1, ["review"]),
+        (0.39, 1.0, ["reject"]),
+        (-1.0, 50.0, ["reject"]),
+    ],
+)
+def test_poor_or_unstable_alignment_warns_and_a_failed_one_refuses(
+    similarity, spread_mm, severities
+):
+    assert [f.severity for f in alignment_findings(similarity, spread_mm)] == severities
+
+
 def test_soft_tissue_is_measured_where_the_transform_says():
-    measured = soft_tissue_upper_quartile_hu(heart_scan(57.0).image, to_scan(), Heart())
+    measured = soft_tissue_upper_quartile_hu(heart_scan(57.0).image, to_scan(), HEART)
     assert measured == pytest.approx(57.0)
 
 
 def test_noise_does_not_pass_for_contrast():
     scan = heart_scan(45.0, noise_hu=120.0)
-    assert image_findings(scan, to_scan(), Heart()) == ()
+    assert image_findings(scan, to_scan(), HEART) == ()
 
 
 def test_enhanced_blood_is_flagged_even_when_the_header_is_silent():
-    assert codes(image_findings(heart_scan(180.0), to_scan(), Heart())) == ["CONTRAST"]
+    assert codes(image_findings(heart_scan(180.0), to_scan(), HEART)) == ["CONTRAST"]
 
 
 def test_a_named_agent_is_flagged_even_when_blood_looks_plain():
     scan = heart_scan(40.0, contrast_agent=True)
-    assert codes(image_findings(scan, to_scan(), Heart())) == ["CONTRAST"]
+    assert codes(image_findings(scan, to_scan(), HEART)) == ["CONTRAST"]
 
 
 def test_a_lead_in_the_heart_is_metal_and_one_outside_is_not():
@@ -141,13 +155,13 @@ def test_a_lead_in_the_heart_is_metal_and_one_outside_is_not():
     outside[0, 0, :6] = 3000.0
     with_lead = replace(scan, image=OBLIQUE.to_image(volume))
     lead_outside = replace(scan, image=OBLIQUE.to_image(outside))
-    assert codes(image_findings(with_lead, to_scan(), Heart())) == ["METAL"]
-    assert image_findings(lead_outside, to_scan(), Heart()) == ()
+    assert codes(image_findings(with_lead, to_scan(), HEART)) == ["METAL"]
+    assert image_findings(lead_outside, to_scan(), HEART) == ()
 
 
 def test_a_heart_outside_the_scan_measures_nothing():
     matrix = np.eye(4)
     matrix[:3, 3] = OBLIQUE.center + 1000.0
     scan = heart_scan(300.0)
-    assert soft_tissue_upper_quartile_hu(scan.image, affine_transform(matrix), Heart()) is None
-    assert image_findings(scan, affine_transform(matrix), Heart()) == ()
+    assert soft_tissue_upper_quartile_hu(scan.image, affine_transform(matrix), HEART) is None
+    assert image_findings(scan, affine_transform(matrix), HEART) == ()
