@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,6 @@ from scipy.special import erf
 
 from pipelines.phantoms.shapes import Array, Canvas
 from registration.geometry import ImageGrid
-
-FWHM_PER_SIGMA = 2.3548
-"""Full width at half maximum of a Gaussian over its standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,9 @@ def _axis_positions(grid: ImageGrid, axis: int) -> NDArray[np.float64]:
 
 
 def _gauss(d: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    return np.asarray(np.exp(-0.5 * (d / sigma) ** 2) / (sigma * 2.5066282746), np.float64)
+    norm = 1.0 / (sigma * math.sqrt(2 * math.pi))
+    result: NDArray[np.float64] = np.exp(d * d * (-0.5 / sigma**2)) * norm
+    return result
 
 
 def _blur_weights(

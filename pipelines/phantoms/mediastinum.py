@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.phantoms.heart import HEART_CENTER, TERRITORY, Heart
+from pipelines.phantoms.heart import HEART_CENTER, ROOT, TERRITORY, Heart
 from pipelines.phantoms.shapes import (
     FAR_MM,
     Array,
@@ -228,6 +228,15 @@ def paint_heart(canvas: Canvas, heart: Heart, blood_hu: float, muscle_hu: float)
     for name, (label, wall) in walls.items():
         inner = refine(parts[name] + np.float32(wall), shape)
         canvas.paint(box, inner, blood_hu, LABELS[label])
+
+
+def label_root(canvas: Canvas, heart: Heart) -> None:
+    """Give the aortic sinuses their label back, which the aorta's lower end took."""
+    center = heart.place(ROOT)
+    box = canvas.box(center - 26.0, center + 26.0)
+    if box is not None:
+        root = heart.chambers(canvas.local(box))["root"]
+        canvas.labels[box][root < 0] = LABELS["aortic_root"]
 
 
 def paint_coronaries(

@@ -11,6 +11,7 @@ from pipelines.phantoms.heart import CORONARY_RADII_MM, HEART_BOTTOM
 from pipelines.phantoms.lungs import paint_abdomen, paint_lungs
 from pipelines.phantoms.mediastinum import (
     LABELS,
+    label_root,
     mediastinum_distance,
     paint_airways,
     paint_coronaries,
@@ -52,6 +53,7 @@ def paint_subject(
     lines = heart.coronaries()
     paint_heart(canvas, heart, subject.blood_hu, subject.muscle_hu)
     paint_vessels(canvas, heart, subject.blood_hu)
+    label_root(canvas, heart)
     paint_coronaries(canvas, lines, CORONARY_RADII_MM, subject.blood_hu)
     paint_airways(canvas)
     if kind == "chest":

@@ -57,14 +57,16 @@ class FakeScorer:
         action, _, value = candidate.path.read_text().strip().partition(" ")
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if action == "exit":
+            raise SystemExit(1)
         if action == "fail":
             return self._write(task, "failed", None, "trace of the error")
         if action == "reject":
             return self._write(task, "rejected", None)
         return self._write(task, "ok", float(value))
 
-    def give_up(self, task: Task) -> Outcome:
-        return self._write(task, "failed", None, "worker died")
+    def give_up(self, task: Task, error: BaseException) -> Outcome:
+        return self._write(task, "failed", None, f"gave up: {type(error).__name__}")
 
     def _write(
         self, task: Task, status: str, agatston: float | None, traceback: str = ""

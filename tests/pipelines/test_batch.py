@@ -195,12 +195,13 @@ def test_file_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_workers_give_the_same_table_and_survive_a_death(tmp_path: Path) -> None:
     texts = [f"score {i}" for i in range(5)]
-    series = cohort(tmp_path / "in", [*texts[:3], "kill", *texts[3:]])
+    series = cohort(tmp_path / "in", [*texts[:3], "kill", *texts[3:], "exit"])
     run_fake_batch(tmp_path / "many", series, workers=2, seconds=0.05)
     table = rows(tmp_path / "many")
-    assert [row["status"] for row in table] == ["ok", "ok", "ok", "failed", "ok", "ok"]
+    assert [row["status"] for row in table] == [*["ok"] * 3, "failed", "ok", "ok", "failed"]
     assert calls(tmp_path / "many").count(series[3].scan_id) == 2
-    alone = series[:3] + series[4:]
+    assert "gave up: KilledWorker" in (tmp_path / "many" / "run.log").read_text()
+    alone = series[:3] + series[4:6]
     run_fake_batch(tmp_path / "one", alone)
     many = [row for row in without_seconds(tmp_path / "many") if row["status"] == "ok"]
     assert many == without_seconds(tmp_path / "one")
