@@ -69,7 +69,6 @@ def read_dicom_series(candidate: SeriesCandidate) -> Scan:
         )
         paths = tuple(dict.fromkeys(str(frame.file.path) for frame in ordered))
         volume_hu = _rescaled(ordered, grid.shape)
-    check_hounsfield(float(volume_hu.min()), float(volume_hu.max()), candidate.source)
     return Scan(
         scan_id=content_hash[:SCAN_ID_LENGTH],
         image=grid.to_image(volume_hu),
@@ -90,6 +89,7 @@ def _read_files(candidate: SeriesCandidate) -> tuple[list[_File], str]:
             content = read_bytes(path)
             digests.append(hashlib.sha256(content).hexdigest())
             ds = dcmread(BytesIO(content), force=True)
+            ds.buffer = None  # else it would keep the whole file beside its pixels
             if is_broken_off(ds):
                 raise UnreadableFile("the header is damaged")
             files.append(_File(path, name, ds))
@@ -176,20 +176,31 @@ def _rescaled(frames: Sequence[_Frame], shape: tuple[int, ...]) -> NDArray[np.ge
     volume_hu = np.empty(shape, np.int16 if whole else np.float32)
     decoded: dict[Path, NDArray[np.integer]] = {}
     last_use = {frame.file.path: index for index, frame in enumerate(frames)}
+    low, high = np.inf, -np.inf
     for index, frame in enumerate(frames):
         path = frame.file.path
         if path not in decoded:
             decoded[path] = _decode(frame.file)
         stored = decoded[path][frame.number]
-        if volume_hu.dtype == np.int16 and not _fits_int16(stored, frame):
+        ends = [float(end) * frame.slope + frame.intercept for end in (stored.min(), stored.max())]
+        low, high = min(low, *ends), max(high, *ends)
+        if volume_hu.dtype == np.int16 and not -(2**15) <= min(ends) <= max(ends) < 2**15:
             volume_hu = volume_hu.astype(np.float32)
-        if volume_hu.dtype == np.int16:
-            volume_hu[index] = stored.astype(np.int32) * int(frame.slope) + int(frame.intercept)
-        else:
-            volume_hu[index] = stored * frame.slope + frame.intercept
+        _write_hu(volume_hu[index], stored, frame)
         if last_use[path] == index:
             del decoded[path]
+    check_hounsfield(low, high, frames[0].file.name)
     return volume_hu
+
+
+def _write_hu(slice_hu: NDArray[np.generic], stored: NDArray[np.integer], frame: _Frame) -> None:
+    if slice_hu.dtype == np.int16 and frame.slope == 1 and abs(frame.intercept) < 2**15:
+        # Sums of 16-bit numbers are right whenever they fit, whatever wraps on the way.
+        np.add(stored.astype(np.int16), np.int16(frame.intercept), out=slice_hu)
+    elif slice_hu.dtype == np.int16:
+        slice_hu[:] = stored.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+    else:
+        slice_hu[:] = stored * frame.slope + frame.intercept
 
 
 def _decode(file: _File) -> NDArray[np.integer]:
@@ -199,9 +210,3 @@ def _decode(file: _File) -> NDArray[np.integer]:
         raise UnusableSeries("CORRUPT_FILE", f"{file.name}: {error}") from error
     finally:
         del file.ds["PixelData"]
-
-
-def _fits_int16(stored: NDArray[np.integer], frame: _Frame) -> bool:
-    ends = (float(stored.min()), float(stored.max()))
-    hu = [end * frame.slope + frame.intercept for end in ends]
-    return min(hu) >= -(2**15) and max(hu) < 2**15

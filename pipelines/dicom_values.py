@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pydicom import config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+
+_PLAIN_TEXT = frozenset({"CS", "DS", "IS", "UI"})
+"""Value representations of plain ASCII (DICOM PS3.5 6.2), which are split here: pydicom's own
+conversion took a tenth of the time of reading a series."""
 
 
 @contextmanager
@@ -79,6 +84,9 @@ def _values(ds: Dataset, keyword: str) -> list[object]:
     # A malformed value makes pydicom raise almost anything: ValueError, TypeError,
     # NotImplementedError, struct.error, LookupError for an unknown character set.
     try:
+        element = ds.get_item(keyword)
+        if isinstance(element, RawDataElement) and element.VR in _PLAIN_TEXT:
+            return _plain_texts(element.value)
         value = ds.get(keyword)
     except Exception:
         return []
@@ -87,3 +95,8 @@ def _values(ds: Dataset, keyword: str) -> list[object]:
     if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
         return [value]
     return list(value)
+
+
+def _plain_texts(value: bytes | None) -> list[object]:
+    stripped = (value or b"").strip(b" \0")
+    return list(stripped.decode("ascii").split("\\")) if stripped else []
