@@ -163,7 +163,7 @@ class Batch:
     Args:
         settings: How it is run.
         score: Scores one series and writes its folder; runs in the workers.
-        give_up: Says that a series' worker died, and writes its folder; runs here.
+        give_up: Says that scoring brought no outcome, and writes its folder; runs here.
         on_finish: Called with each result as it is known, once per content.
     """
 
@@ -171,7 +171,7 @@ class Batch:
         self,
         settings: BatchSettings,
         score: Callable[[Task], Outcome],
-        give_up: Callable[[Task], Outcome],
+        give_up: Callable[[Task, BaseException], Outcome],
         on_finish: Callable[[ScanResult], None] = lambda result: None,
     ) -> None:
         self.settings = settings
@@ -181,6 +181,7 @@ class Batch:
         self._keys: list[str] = []
         self._names: dict[str, str] = {}
         self._n_skipped = 0
+        self._n_series = 0
 
     def run(self, candidates: Sequence[Candidate]) -> BatchSummary:
         """Score what is not scored yet, then write table, summary and index.
@@ -190,6 +191,7 @@ class Batch:
             WorkersLostError: If all workers are gone; what is finished stays finished.
         """
         start = time.monotonic()
+        self._n_series = len(candidates)
         out = self.settings.out
         (out / SCANS_FOLDER).mkdir(parents=True, exist_ok=True)
         with _locked(out), _logging_to(out / LOG_NAME):
@@ -265,9 +267,8 @@ class Batch:
         work = Work(self.score, self.give_up)
         if self.settings.workers == 1 and self.settings.scheduler is None:
             return work.in_this_process(tasks)
-        return work.on_workers(
-            tasks, workers=self.settings.workers, scheduler=self.settings.scheduler
-        )
+        workers = min(self.settings.workers, max(1, self._n_series))
+        return work.on_workers(tasks, workers=workers, scheduler=self.settings.scheduler)
 
     def _write(self, summary: BatchSummary) -> None:
         out, settings = self.settings.out, self.settings

@@ -52,6 +52,10 @@ def run_with_progress(
         raise click.BadParameter(f"{error}.", param_hint="--out") from error
     except PermissionError as error:
         raise click.BadParameter("cannot write there.", param_hint="--out") from error
+    except OSError as error:
+        raise click.ClickException(f"cannot write to {options.out}: {error.strerror}.") from error
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted; run the same command again to go on.") from None
     except WorkersLostError as error:
         raise click.ClickException(f"{error}.") from error
 

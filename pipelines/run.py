@@ -45,9 +45,8 @@ from pipelines.version import program_version
 from registration.geometry import ImageGrid, affine_matrix
 
 if TYPE_CHECKING:
-    from registration.alignment import Alignment
-
     from calcium.scoring import ScanScore
+    from registration.alignment import Alignment
 
 CARDIAC_FIELD_OF_VIEW_MM = 270.0
 """Widest in-plane field of view of a scan of the heart alone, mm; chests need 300 and more."""
@@ -243,15 +242,34 @@ def score_task(task: Task, options: RunOptions) -> Outcome:
         return Outcome(result, redacted_traceback(error, candidate))
 
 
-def give_up_task(task: Task, options: RunOptions) -> Outcome:
-    """The `failed` row of a series over which a worker process died."""
-    message = (
-        "The process that worked on this series died twice, the second time with nothing beside "
-        "it; a lack of memory is the usual cause. The series is tried again when the same "
-        "command is run again."
-    )
-    result = _write_failure(task, options, WORKER_DIED, message)
-    return Outcome(result, "worker process died twice")
+def give_up_task(task: Task, error: BaseException, options: RunOptions) -> Outcome:
+    """The `failed` row of a series that came back from no worker.
+
+    Args:
+        task: The series.
+        error: What the cluster says: that the worker died twice, or something else.
+        options: What the user chose.
+    """
+    if type(error).__name__ == "KilledWorker":
+        code, message = (
+            WORKER_DIED,
+            (
+                "The process that worked on this series died twice, the second time with nothing "
+                "beside it; a lack of memory is the usual cause. The series is tried again when "
+                "the same command is run again."
+            ),
+        )
+    else:
+        code, message = (
+            INTERNAL_ERROR,
+            (
+                f"No worker could score this series ({type(error).__name__}). The traceback is in "
+                "run.log; the series is tried again when the same command is run again."
+            ),
+        )
+    candidate: SeriesCandidate = task.candidate  # type: ignore[assignment]
+    result = _write_failure(task, options, code, message)
+    return Outcome(result, redacted_traceback(error, candidate))
 
 
 def empty_result(

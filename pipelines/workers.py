@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ class Work(Generic[TaskT, OutcomeT]):
 
     Args:
         score: Called with the task in some process; must be importable there.
-        give_up: Called here with the task whose worker died twice.
+        give_up: Called here with a task that brought no outcome, and the error: a
+            `distributed.KilledWorker` if its worker died twice.
     """
 
     def __init__(
-        self, score: Callable[[TaskT], OutcomeT], give_up: Callable[[TaskT], OutcomeT]
+        self,
+        score: Callable[[TaskT], OutcomeT],
+        give_up: Callable[[TaskT, BaseException], OutcomeT],
     ) -> None:
         self.score = score
         self.give_up = give_up
@@ -66,10 +70,14 @@ class Work(Generic[TaskT, OutcomeT]):
         Raises:
             WorkersLostError: If there is no worker for `PATIENCE_SECONDS`.
         """
+        waiting = iter(tasks)
+        first = list(islice(waiting, 1))
+        if not first:  # nothing to do is done without workers
+            return
         with _connected(workers, scheduler) as client:
             suspects: list[TaskT] = []
             per_worker = 1 if scheduler is None else IN_FLIGHT_PER_WORKER
-            yield from self._spread(client, iter(tasks), per_worker, suspects)
+            yield from self._spread(client, chain(first, waiting), per_worker, suspects)
             for task in suspects:
                 yield from self._spread(client, iter([task]), 1, None)
 
@@ -89,13 +97,13 @@ class Work(Generic[TaskT, OutcomeT]):
                 return
             for future in _finished(client, in_flight):
                 task = in_flight.pop(future)
-                if _worker_died(future):
-                    if suspects is None:
-                        yield task, self.give_up(task)
-                    else:
-                        suspects.append(task)
-                else:
+                error = _error_of(future)
+                if error is None:
                     yield task, future.result()
+                elif suspects is not None and _is_death(error):
+                    suspects.append(task)
+                else:
+                    yield task, self.give_up(task, error)
                 future.release()
 
 
@@ -154,9 +162,13 @@ def _finished(client: Client, futures: Iterable[Future[OutcomeT]]) -> list[Futur
             _number_of_workers(client)
 
 
-def _worker_died(future: Future[OutcomeT]) -> bool:
-    from distributed import KilledWorker
-
+def _error_of(future: Future[OutcomeT]) -> BaseException | None:
     if future.status == "cancelled":
         raise WorkersLostError("the scheduler is gone; run the same command again to go on")
-    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+    return future.exception() if future.status == "error" else None
+
+
+def _is_death(error: BaseException) -> bool:
+    from distributed import KilledWorker
+
+    return isinstance(error, KilledWorker)

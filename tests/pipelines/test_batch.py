@@ -219,7 +219,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "finished"), [(1, 0), (1, 1), (1, 4), (1, 7), (2, 3)])
+@pytest.mark.parametrize(("workers", "finished"), [(1, 0), (1, 3), (1, 7), (2, 3)])
 def test_kill_and_rerun_loses_nothing_and_repeats_nothing(
     tmp_path: Path, workers: int, finished: int
 ) -> None:
