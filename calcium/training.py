@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,7 @@ def train_network(
     step = state.restore(folder / "checkpoint.npz")
     update = _update_function(tf, network, optimizer, loss)
     running = 0.0
-    while step < options.steps:
-        batch = sampler.batch(step)
+    for batch in _prefetched(sampler, step, options.steps):
         optimizer.learning_rate.assign(options.rate(step))
         value = float(update(*_tensors(tf, batch)))
         running = value if running == 0.0 else 0.98 * running + 0.02 * value
@@ -149,6 +149,18 @@ def train_network(
             _save_weights(network, state.mean, folder / "network.weights.h5")
     network.set_weights(state.mean)
     return folder / "network.weights.h5"
+
+
+def _prefetched(sampler: CropSampler, first: int, last: int) -> Iterator[Batch]:
+    """Batches of steps `first` to `last - 1`; the next is drawn while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(sampler.batch, first) if first < last else None
+        for step in range(first, last):
+            if coming is None:
+                return
+            batch = coming.result()
+            coming = pool.submit(sampler.batch, step + 1) if step + 1 < last else None
+            yield batch
 
 
 class _State:

@@ -49,6 +49,8 @@ def draw_distractors(
     inserts += _aortic(rng, anatomy)
     inserts += _annular(rng, anatomy)
     inserts += _mediastinal(rng, anatomy, tissue, to_unit)
+    inserts += _bronchial(rng, tissue, to_unit)
+    inserts += _anywhere(rng, tissue, to_unit)
     inserts += _muscular(rng, tissue, to_unit)
     inserts += _leads(rng, to_unit)
     kept = []
@@ -162,6 +164,42 @@ def _mediastinal(
             if tissue.surface_weight(center[None])[0] < 0.2:
                 cloud = nodule(rng, center, rng.uniform(0.4, 1.5, 3))
                 inserts.append(Insert(cloud, draw_peak_hu(rng, 0.6)))
+    return inserts
+
+
+def _bronchial(
+    rng: np.random.Generator, tissue: TissueMap, to_unit: NDArray[np.float64]
+) -> list[Insert]:
+    """Calcified cartilage and hilar nodes: plates and clumps on airway walls."""
+    if rng.random() > 0.35:
+        return []
+    matrix = (to_unit @ tissue.grid.index_to_physical_matrix)[:3]
+    z, y, x = np.ogrid[tuple(slice(0, n) for n in tissue.grid.shape)]
+    unit = [row[0] * x + row[1] * y + row[2] * z + row[3] for row in matrix]
+    hilum = (unit[1] > 0.1) & (unit[1] < 1.2) & (np.abs(unit[0]) < 0.8) & (unit[2] > 0.0)
+    inserts = []
+    for point in tissue.airway_walls(rng, hilum, int(rng.integers(2, 12))):
+        radii = rng.uniform(0.5, 3.0, 3) * np.array([1.0, 1.0, 1.4])
+        inserts.append(Insert(nodule(rng, point, radii), draw_peak_hu(rng, 0.3)))
+    return inserts
+
+
+def _anywhere(
+    rng: np.random.Generator, tissue: TissueMap, to_unit: NDArray[np.float64]
+) -> list[Insert]:
+    """Calcium of any kind off the heart's free surface, where unnamed branches may run."""
+    if rng.random() > 0.5:
+        return []
+    from_unit = np.linalg.inv(to_unit)
+    inserts = []
+    for _ in range(int(rng.integers(1, 8))):
+        unit = rng.uniform(-1.25, 1.25, 3)
+        center = transform_points(from_unit, unit)
+        near_heart = 0.5 < np.linalg.norm(unit) < 1.15
+        if near_heart and unit[2] < 0.35 and tissue.surface_weight(center[None])[0] > 0:
+            continue
+        cloud = nodule(rng, center, rng.uniform(0.5, 2.8) * np.exp(rng.normal(0.0, 0.3, 3)))
+        inserts.append(Insert(cloud, draw_peak_hu(rng, 0.4)))
     return inserts
 
 

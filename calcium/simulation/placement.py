@@ -17,6 +17,9 @@ FAT_BELOW_HU = -25.0
 LUNG_BELOW_HU = -250.0
 """Smoothed attenuation under which a voxel is lung or air [HU]."""
 
+AIR_BELOW_HU = -600.0
+"""Smoothed attenuation under which a voxel is an airway's lumen or lung [HU]."""
+
 BRIGHT_ABOVE_HU = 110.0
 """Smoothed attenuation above which a voxel is bone, calcium or metal already [HU]."""
 
@@ -36,6 +39,7 @@ class TissueMap:
         self.fat = (smooth < FAT_BELOW_HU) & (smooth > LUNG_BELOW_HU)
         self.soft = (smooth >= FAT_BELOW_HU) & (smooth < BRIGHT_ABOVE_HU)
         self.bright = smooth >= BRIGHT_ABOVE_HU
+        self.air = smooth < AIR_BELOW_HU
         reach = [0, round(2.5 / grid.spacing[1]), round(2.5 / grid.spacing[0])]
         size = [2 * r + 1 for r in reach]
         self.near_fat = ndimage.maximum_filter(self.fat.view(np.uint8), size).view(bool)
@@ -55,6 +59,25 @@ class TissueMap:
         inside = np.all((index >= 0) & (index < np.array(self.grid.size)), axis=-1)
         x, y, z = np.where(inside[:, None], index, 0).T
         return np.asarray((self.soft[z, y, x] & ~self.near_fat[z, y, x] & inside).astype(float))
+
+    def airway_walls(
+        self, rng: np.random.Generator, inside: NDArray[np.bool_], count: int
+    ) -> NDArray[np.float64]:
+        """Random points where soft tissue borders air, LPS mm, shape `(up to count, 3)`.
+
+        Args:
+            rng: Source of randomness.
+            inside: Where to look, shape of the grid.
+            count: Points wanted.
+        """
+        reach = [0, round(2.0 / self.grid.spacing[1]), round(2.0 / self.grid.spacing[0])]
+        size = [2 * r + 1 for r in reach]
+        near = ndimage.maximum_filter(self.air.view(np.uint8), size).view(bool)
+        found = np.flatnonzero(near & (self.soft | self.fat) & inside)
+        if len(found) == 0:
+            return np.zeros((0, 3))
+        z, y, x = np.unravel_index(rng.choice(found, count), near.shape)
+        return self.grid.physical_points(np.stack([x, y, z], axis=1))
 
 
 def snap_to_surface(
