@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
 from pipelines.dicom_frames import FrameAttributes
 from pipelines.dicom_values import first_item, number, numbers, text, texts
 from pipelines.scan import Acquisition
 
 NO_CONTRAST_WORDS = frozenset({"NO", "NONE", "N", "0", "NO CONTRAST", "WITHOUT", "NATIVE", "-"})
 """Entries of Contrast/Bolus Agent (0018,0010) that mean there was none (own collection)."""
+
+LOSSY_SYNTAXES = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
+"""Transfer syntaxes that always lose something; JPEG 2000 may or may not, the header tells."""
 
 
 def read_acquisition(
@@ -44,9 +49,14 @@ def read_acquisition(
     warnings = []
     if len(kernels) > 1 or len(voltages) > 1:
         warnings.append("MIXED_SETTINGS")
-    if any(text(frame.ds, "LossyImageCompression") == "01" for frame in frames):
+    if any(_is_lossy(frame) for frame in frames):
         warnings.append("LOSSY")
     return acquisition, tuple(warnings)
+
+
+def _is_lossy(frame: FrameAttributes) -> bool:
+    syntax = text(frame.ds.file_meta, "TransferSyntaxUID")
+    return syntax in LOSSY_SYNTAXES or text(frame.ds, "LossyImageCompression") == "01"
 
 
 def _positive(value: float | None) -> float | None:

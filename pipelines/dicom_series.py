@@ -24,7 +24,10 @@ from pipelines.hounsfield import check_hounsfield
 from pipelines.reasons import UnusableSeries
 from pipelines.scan import Scan
 from pipelines.slice_geometry import MAX_VOXELS, SlicePlane, listed, stack_planes
-from pipelines.storage import UnreadableFile, combined_digest, read_bytes
+from pipelines.storage import UnreadableFile, combined_digest, file_size, read_bytes
+
+MAX_SERIES_BYTES = 4 * MAX_VOXELS
+"""Largest series [bytes] (own): the most voxels in 16 bits, and as much again for headers."""
 
 HU_RESCALE_TYPES = frozenset({None, "HU", "US"})
 """RescaleType (0028,1054) of Hounsfield units; US is "unspecified" (DICOM PS3.3 C.11.1.1.2).
@@ -82,6 +85,13 @@ def read_dicom_series(candidate: SeriesCandidate) -> Scan:
 
 
 def _read_files(candidate: SeriesCandidate) -> tuple[list[_File], str]:
+    size = sum(max(0, file_size(path)) for path in candidate.files)
+    if size > MAX_SERIES_BYTES:
+        raise UnusableSeries(
+            "TOO_LARGE",
+            f"{len(candidate.files)} files of together {size} bytes; "
+            f"up to {MAX_SERIES_BYTES} are accepted",
+        )
     files, digests, damaged = [], [], []
     for path in candidate.files:
         name = candidate.name_of(path)

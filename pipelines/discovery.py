@@ -44,9 +44,9 @@ class SeriesCandidate:
     """The files of one series, before anybody has looked at a pixel.
 
     Args:
-        files: Where the files are; a path may lead through a zip archive (`read_bytes`
+        files: Absolute paths; one may lead through a zip archive (`read_bytes`
             of `pipelines.storage` opens such paths).
-        source: The folder or file that holds the series, as the user spells it.
+        source: The folder or file that holds the series, from the name of the input on.
         modality: DICOM Modality, `None` if unknown and for other formats.
         kind: `"dicom"`, or `"volume"` for NIfTI, NRRD and MetaImage files.
         base: Folder that file names in messages are relative to.
@@ -99,8 +99,10 @@ def find_series(
     """
     bases: dict[Path, Path] = {}
     for given in map(Path, inputs):
-        for path in list_files(given, [Path(folder) for folder in exclude]):
-            bases.setdefault(path, given.parent)
+        given.stat()
+        root = Path(os.path.abspath(given))  # other processes may work in another folder
+        for path in list_files(root, [Path(folder) for folder in exclude]):
+            bases.setdefault(path, root.parent)
     with tolerant_reading():
         candidates = _find_among(list(bases), bases)
     order = {path: number for number, path in enumerate(bases)}
@@ -208,13 +210,13 @@ def _by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 
 
 def _without_copies(candidates: list[SeriesCandidate]) -> list[SeriesCandidate]:
-    """The candidates without those that hold the same bytes as an earlier one."""
-    sizes = [tuple(sorted(file_size(path) for path in c.files)) for c in candidates]
+    """The candidates without volume files that hold the same bytes as an earlier one."""
+    sizes = [c.kind == "volume" and file_size(c.files[0]) for c in candidates]
     times = Counter(sizes)
     kept: dict[object, SeriesCandidate] = {}
-    for number, candidate in enumerate(candidates):
-        key = number if times[sizes[number]] == 1 else candidate.content_hash
-        kept.setdefault(key, candidate)
+    for number, (size, candidate) in enumerate(zip(sizes, candidates, strict=True)):
+        is_alone = size is False or times[size] == 1
+        kept.setdefault(number if is_alone else candidate.content_hash, candidate)
     return list(kept.values())
 
 
@@ -236,4 +238,4 @@ def _folder_of(candidate: SeriesCandidate) -> str:
         return candidate.name_of(candidate.files[0])
     folder = Path(os.path.commonpath([path.parent for path in candidate.files]))
     name = candidate.name_of(folder)
-    return name if name not in ("", ".") else folder.resolve().name
+    return name if name != "." else folder.name

@@ -39,11 +39,7 @@ def list_files(root: Path, exclude: Sequence[Path] = ()) -> Iterator[Path]:
     Args:
         root: A folder, an archive or a file.
         exclude: Folders that are not entered (the output folder of a run, say).
-
-    Raises:
-        FileNotFoundError: If `root` does not exist.
     """
-    root.stat()
     skipped = {_identity(folder) for folder in exclude if folder.exists()}
     for path in _walk(root, skipped):
         if _is_sound_archive(path):

@@ -86,6 +86,18 @@ def test_files_given_one_by_one_are_one_series(tmp_path: Path) -> None:
     assert facts(find_series(paths)) == [("case", COUNT, "CT")]
 
 
+@pytest.mark.parametrize("given", [".", "case", "../work/case"])
+def test_sources_begin_with_the_name_of_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    write_files(make_slices(COUNT), tmp_path / "work" / "case" / "ct")
+    monkeypatch.chdir(tmp_path / "work")
+    (candidate,) = find_series([given])
+    assert candidate.source == ("work/case/ct" if given == "." else "case/ct")
+    monkeypatch.chdir(tmp_path)
+    assert read_scan(candidate).grid.size[2] == COUNT
+
+
 def test_series_without_uid_are_grouped_by_folder_and_number(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         first, second = make_slices(COUNT), make_slices(COUNT + 1, SeriesNumber=5)

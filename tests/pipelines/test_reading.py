@@ -454,6 +454,24 @@ def test_what_is_no_stack_of_ct_slices_is_refused(
     assert refusal(tmp_path).code == code
 
 
+def test_near_lossless_compression_is_noted(tmp_path: Path) -> None:
+    slices = make_slices(COUNT)
+    for ds in slices:
+        ds.compress(uid.JPEGLSNearLossless, jls_error=2, generate_instance_uid=False)
+    write_files(slices, tmp_path)
+    scan = read(tmp_path)
+    assert scan.warnings == ("LOSSY",)
+    assert np.abs(voxels(scan).astype(int) - hu_pattern(COUNT)).max() <= 2
+
+
+def test_more_bytes_than_accepted_are_not_even_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(make_slices(COUNT), tmp_path)
+    monkeypatch.setattr("pipelines.dicom_series.MAX_SERIES_BYTES", 1000)
+    assert refusal(tmp_path).code == "TOO_LARGE"
+
+
 def test_series_without_any_pixels(tmp_path: Path) -> None:
     slices = make_slices(COUNT)
     for ds in slices:
