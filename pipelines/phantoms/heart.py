@@ -19,35 +19,35 @@ Points = NDArray[np.float64]
 HEART_CENTER = np.array([20.0, -48.0, -82.0])
 """Middle of the heart; scaling and turning leave it in place."""
 
-LV_AXIS = np.array([0.60, -0.64, -0.48]) / np.linalg.norm([0.60, -0.64, -0.48])
+LV_AXIS = np.array([0.61, -0.59, -0.53]) / np.linalg.norm([0.61, -0.59, -0.53])
 """Direction from the mitral valve to the apex: left, forward, down."""
 
 ROOT = np.array([3.0, -47.0, -53.0])
 """Middle of the aortic sinuses."""
 
-APEX = np.array([74.0, -82.0, -114.0])
+APEX = np.array([72.0, -76.0, -114.0])
 """Tip of the left ventricle."""
 
 HEART_BOTTOM = np.array([32.0, -58.0, -124.0])
 """Where the heart rests on the diaphragm."""
 
 CORONARY_KNOTS: dict[str, list[tuple[float, float, float]]] = {
-    "LM": [(16, -40, -46), (22, -38, -46), (29, -42, -48)],
+    "LM": [(12, -39, -44), (17, -38, -44), (24, -39, -45)],
     "LAD": [
-        (29, -42, -48), (38, -54, -54), (44, -66, -61), (50, -77, -71), (58, -86, -83),
-        (67, -91, -97), (75, -90, -110), (76, -82, -119),
+        (24, -39, -45), (33, -47, -48), (41, -57, -53), (48, -71, -64), (51, -84, -79),
+        (56, -90, -95), (62, -88, -108), (66, -80, -119),
     ],
-    "D1": [(44, -66, -61), (55, -67, -64), (66, -65, -72), (75, -60, -85), (79, -58, -96)],
+    "D1": [(43, -62, -56), (54, -64, -60), (65, -62, -68), (74, -58, -81), (79, -56, -94)],
     "LCX": [
-        (29, -42, -48), (38, -35, -53), (48, -26, -58), (54, -15, -66), (52, -6, -78),
-        (44, -3, -90), (33, -8, -100),
+        (24, -39, -45), (31, -30, -51), (39, -21, -57), (43, -14, -65), (41, -9, -75),
+        (33, -8, -85), (23, -9, -91),
     ],
-    "OM": [(52, -19, -63), (63, -25, -69), (72, -33, -80), (76, -42, -94)],
+    "OM": [(42, -15, -64), (53, -20, -69), (63, -26, -77), (71, -33, -88), (75, -41, -98)],
     "RCA": [
-        (-5, -62, -50), (-11, -70, -54), (-19, -78, -62), (-25, -80, -74), (-26, -75, -88),
-        (-21, -62, -102), (-10, -46, -111), (4, -32, -112),
+        (0, -63, -55), (-6, -69, -58), (-13, -75, -64), (-22, -77, -78), (-26, -70, -95),
+        (-20, -54, -108), (-9, -41, -112), (1, -34, -111),
     ],
-    "PDA": [(4, -32, -112), (16, -40, -117), (32, -52, -121), (48, -64, -122)],
+    "PDA": [(1, -34, -111), (11, -40, -117), (23, -48, -122), (36, -59, -125)],
 }  # fmt: skip
 """Courses of the coronary arteries before they are laid onto the heart's surface, mm."""
 
@@ -115,16 +115,16 @@ class Heart:
         rv_axes = _frame(np.array([0.86, -0.12, -0.5]))
         ratio = self.aorta_radius_mm / 16.0
         result = {
-            "lv": ellipsoid(local, APEX - tip * LV_AXIS, (tip, 35 * lv, 36 * lv), across),
-            "rv": ellipsoid(local, (17, -73, -87), (52, 27 * rv, 31 * rv), rv_axes),
-            "ra": ellipsoid(local, (-30, -44, -80), (24 * ra, 31 * ra, 33 * ra)),
+            "lv": ellipsoid(local, APEX - tip * LV_AXIS, (tip, 33 * lv, 34 * lv), across),
+            "rv": ellipsoid(local, (15, -72, -87), (48, 26 * rv, 31 * rv), rv_axes),
+            "ra": ellipsoid(local, (-24, -44, -80), (21 * ra, 29 * ra, 33 * ra)),
             "la": smooth_min(
-                ellipsoid(local, (6, -14, -60), (34 * la, 19 * la, 23 * la)),
-                capsule(local, (34, -18, -54), (47, -38, -54), (11 * la, 7 * la)),
+                ellipsoid(local, (3, -14, -60), (32 * la, 18 * la, 23 * la)),
+                capsule(local, (27, -19, -50), (45, -36, -50), (9 * la, 7 * la)),
                 6.0,
             ),
             "septum": ellipsoid(local, (4, -40, -86), (25, 24, 27)),
-            "root": ellipsoid(local, ROOT, (17.5 * ratio**0.5, 17.5 * ratio**0.5, 17)),
+            "root": ellipsoid(local, ROOT, (16.0 * ratio**0.5, 16.0 * ratio**0.5, 16.5)),
             "rvot": _chain(local, RVOT, (15, 14.5, 14)),
         }
         return result

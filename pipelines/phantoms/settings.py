@@ -40,7 +40,7 @@ class AnatomySettings:
     body_scale: Range = (0.90, 1.10)
     axis_scale: Range = (0.94, 1.06)
     fat_mm: Range = (4.0, 35.0)
-    heart_scale: Range = (0.88, 1.18)
+    heart_scale: Range = (0.86, 1.14)
     heart_rotation_deg: float = 12.0
     heart_shift_mm: float = 7.0
     roll_deg: float = 4.0

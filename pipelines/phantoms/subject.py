@@ -19,6 +19,10 @@ from registration.geometry import ImageGrid
 Points = NDArray[np.float64]
 
 
+HEART_OFFSET_MM = np.array([8.0, 4.0, 1.0])
+"""Mean place of the heart relative to the one that `heart` describes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """Anatomy, position and acquisition of one phantom.
@@ -90,7 +94,7 @@ def _sample_heart(settings: PhantomSettings, rng: np.random.Generator) -> Heart:
         step[i, j], step[j, i] = -np.sin(angle), np.sin(angle)
         turn = step @ turn
     stretch = rng.uniform(*a.heart_scale) * rng.uniform(0.95, 1.05, 3)
-    shift = rng.uniform(-1, 1, 3) * a.heart_shift_mm
+    shift = HEART_OFFSET_MM + rng.uniform(-1, 1, 3) * a.heart_shift_mm
     low, high = a.epicardial_fat_mm
     fat = low + (high - low) * rng.beta(1.2, 1.8)
     sizes = rng.uniform(0.92, 1.1, 4)
@@ -169,9 +173,9 @@ def find_landmarks(subject: Subject, lines: dict[str, Points]) -> dict[str, tupl
     corners = {
         "aortic_root": heart.place(ROOT),
         "heart_center": heart.place(HEART_CENTER),
-        "left_main_bronchus": np.mean(AIRWAY_KNOTS["left_main"][1:3], axis=0),
+        "left_main_bronchus": np.array(AIRWAY_KNOTS["left_main"]).T @ (0.0, 0.7, 0.3, 0.0),
         "carina": np.zeros(3),
-        "apex": _farthest(heart, (74.0, -82.0, -114.0), (0.60, -0.64, -0.48)),
+        "apex": _farthest(heart, (72.0, -76.0, -114.0), (0.61, -0.59, -0.53)),
         "left_heart_border": _farthest(heart, (70.0, -42.0, -84.0), (1.0, 0.0, 0.0)),
         "right_heart_border": _farthest(heart, (-45.0, -44.0, -80.0), (-1.0, 0.0, 0.0)),
         "sternum_lower": np.array([0.0, float(subject.thorax.front(-60.0)), -60.0]),
