@@ -19,12 +19,25 @@ from scipy import ndimage
 from calcium.density import find_candidates
 from calcium.heart_field import LATTICE_SIZE, HeartEllipsoid, HeartField
 from calcium.labeled_scan import LabeledScan
-from calcium.networks.slice_inputs import INPUT_CHANNELS, slice_inputs
+from calcium.networks.slice_inputs import (
+    INPUT_CHANNELS,
+    SOFT_TISSUE_HALF_WIDTH_HU,
+    slice_inputs,
+)
 from calcium.presets import DEFAULT_PRESET, Preset
 from registration.geometry import ImageGrid
 
 CROP_SIZE = 128
 """Lattice points per side of a training crop: 90 mm."""
+
+CORONARY_SHARE = 0.45
+"""Share of crops centered near coronary calcium, where a scan has any."""
+
+ANYWHERE_SHARE = 0.06
+"""Share of crops placed anywhere."""
+
+HEART_FADE_UNITS = 0.15
+"""Outside the heart ellipsoid, other candidates are drawn less often by e per this many radii."""
 
 BLOCK_SIZES = (128, 32)
 """Squares whose scores enter the loss, lattice points per side."""
@@ -100,6 +113,20 @@ class LatticeScan:
             image[local[:, 0], local[:, 1]] = values[here]
         context = self.hu[shown][:, rows, cols].astype(np.float32)
         return slice_inputs(context[None], maps[None, 2], coordinates[None])[0], maps[0], maps[1]
+
+    def unit_coordinates(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Heart-unit coordinates of lattice points (slice, row, column), shape `(n, 3)`."""
+        field = self.field
+        index = np.stack(
+            [
+                field.start_vox[1] + points[:, 2] * field.step_vox[1],
+                field.start_vox[0] + points[:, 1] * field.step_vox[0],
+                field.slices[0] + points[:, 0],
+            ],
+            axis=1,
+        )
+        matrix = (field.to_unit @ field.grid.index_to_physical_matrix)[:3]
+        return index @ matrix[:, :3].T + matrix[:, 3]
 
     def _points_in(self, number: int, corner: tuple[int, int], size: int) -> NDArray[np.intp]:
         first, last = np.searchsorted(self.points[:, 0], [number, number + 1])
@@ -218,7 +245,6 @@ class Batch:
     scores: tuple[NDArray[np.float32], ...]
 
 
-@dataclass(frozen=True)
 class CropSampler:
     """Draws the batch of any training step, the same for the same seed and step.
 
@@ -231,16 +257,34 @@ class CropSampler:
         shift_units: Standard deviation of the coordinate jitter, heart units.
         scale_sd: Standard deviation of the coordinate scale jitter.
         hu_shift_sd: Standard deviation of a shift of the shown attenuation, HU.
+
+    Raises:
+        ValueError: If there are no scans.
     """
 
-    scans: Sequence[LatticeScan]
-    seed: int = 0
-    batch_size: int = 16
-    crop_size: int = CROP_SIZE
-    block_sizes: tuple[int, ...] = BLOCK_SIZES
-    shift_units: float = 0.11
-    scale_sd: float = 0.08
-    hu_shift_sd: float = 8.0
+    def __init__(
+        self,
+        scans: Sequence[LatticeScan],
+        *,
+        seed: int = 0,
+        batch_size: int = 16,
+        crop_size: int = CROP_SIZE,
+        block_sizes: tuple[int, ...] = BLOCK_SIZES,
+        shift_units: float = 0.11,
+        scale_sd: float = 0.08,
+        hu_shift_sd: float = 8.0,
+    ) -> None:
+        if not scans:
+            raise ValueError("training needs at least one scan. Received: none")
+        self.scans = scans
+        self.seed = seed
+        self.batch_size = batch_size
+        self.crop_size = crop_size
+        self.block_sizes = block_sizes
+        self.shift_units = shift_units
+        self.scale_sd = scale_sd
+        self.hu_shift_sd = hu_shift_sd
+        self._tables = [ComponentTable.of(scan) for scan in scans]
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
@@ -250,34 +294,84 @@ class CropSampler:
         density = np.empty((self.batch_size, size, size), np.float32)
         wanted = np.empty_like(density)
         for item in range(self.batch_size):
-            scan = self.scans[int(rng.integers(len(self.scans)))]
-            number, corner = self._place(rng, scan)
-            inputs[item], density[item], wanted[item] = scan.crop(
+            which = int(rng.integers(len(self.scans)))
+            number, corner = self._place(rng, which)
+            inputs[item], density[item], wanted[item] = self.scans[which].crop(
                 number,
                 corner,
                 size,
                 unit_shift=rng.normal(0.0, self.shift_units, 3),
                 unit_scale=1.0 + rng.normal(0.0, self.scale_sd, 3),
             )
-            inputs[item, ..., :3] += rng.normal(0.0, self.hu_shift_sd) / 220.0
+            shift_hu = rng.normal(0.0, self.hu_shift_sd)
+            inputs[item, ..., :3] += np.float32(shift_hu / SOFT_TISSUE_HALF_WIDTH_HU)
         return Batch(inputs, density, tuple(block_sums(wanted, b) for b in self.block_sizes))
 
-    def _place(self, rng: np.random.Generator, scan: LatticeScan) -> tuple[int, tuple[int, int]]:
+    def _place(self, rng: np.random.Generator, which: int) -> tuple[int, tuple[int, int]]:
         """Slice and corner of a crop: on coronary calcium, on other candidates, or anywhere."""
+        scan, table = self.scans[which], self._tables[which]
         room = LATTICE_SIZE - self.crop_size
         mode = rng.random()
-        pool = np.flatnonzero(scan.coronary > 0) if mode < 0.45 else np.zeros(0, int)
-        if mode < 0.92 and len(pool) == 0:
-            pool = np.flatnonzero(scan.coronary == 0)
-        if len(pool) == 0:
+        chosen = table.draw(rng, coronary=True) if mode < CORONARY_SHARE else None
+        if chosen is None and mode < 1.0 - ANYWHERE_SHARE:
+            chosen = table.draw(rng, coronary=False)
+        if chosen is None:
             row, col = rng.integers(0, room + 1, 2)
             return int(rng.integers(len(scan.hu))), (int(row), int(col))
-        components = np.unique(scan.component[pool])
-        chosen = pool[scan.component[pool] == components[rng.integers(len(components))]]
-        number, row, col = scan.points[chosen[rng.integers(len(chosen))]]
+        number, row, col = scan.points[chosen]
         offset = rng.integers(8, self.crop_size - 8, 2)
         corner = np.clip(np.array([row, col]) - offset, 0, room)
         return int(number), (int(corner[0]), int(corner[1]))
+
+
+@dataclass(frozen=True)
+class ComponentTable:
+    """In-plane components of a scan with the weights they are drawn by.
+
+    Large components are drawn more often than specks, and what lies in the heart more
+    often than the bones around it.
+
+    Args:
+        order: Point numbers sorted by component, shape `(m,)`.
+        starts: First position in `order` of each component, and the end, shape `(c + 1,)`.
+        coronary: Cumulative weights of components with coronary calcium, shape `(c,)`.
+        other: Cumulative weights of the rest.
+    """
+
+    order: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    coronary: NDArray[np.float64]
+    other: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scan: LatticeScan) -> ComponentTable:
+        """Table of a scan."""
+        order = np.argsort(scan.component, kind="stable")
+        change = np.flatnonzero(np.diff(scan.component[order])) + 1
+        starts = np.concatenate([[0], change, [len(order)]]).astype(np.intp)
+        if len(order) == 0:
+            return cls(order, np.zeros(1, np.intp), np.zeros(0), np.zeros(0))
+        score = np.add.reduceat(scan.density[order], starts[:-1]).astype(np.float64)
+        wanted = np.add.reduceat(scan.coronary[order], starts[:-1])
+        middle = scan.points[order[(starts[:-1] + starts[1:]) // 2]].astype(np.float64)
+        radius = np.linalg.norm(scan.unit_coordinates(middle), axis=1)
+        weight = np.log1p(score) + 0.3
+        fade = np.exp(-np.maximum(radius - 1.0, 0.0) / HEART_FADE_UNITS)
+        return cls(
+            order,
+            starts,
+            np.cumsum(weight * (wanted > 0)),
+            np.cumsum(weight * fade * (wanted <= 0)),
+        )
+
+    def draw(self, rng: np.random.Generator, *, coronary: bool) -> int | None:
+        """Number of a point in a drawn component; `None` if there is no such component."""
+        weights = self.coronary if coronary else self.other
+        if len(weights) == 0 or weights[-1] <= 0:
+            return None
+        place = rng.random() * weights[-1]
+        component = min(int(np.searchsorted(weights, place, side="right")), len(weights) - 1)
+        return int(self.order[rng.integers(self.starts[component], self.starts[component + 1])])
 
 
 def block_sums(values: NDArray[np.float32], block: int) -> NDArray[np.float32]:
