@@ -92,7 +92,8 @@ class Scorer:
             heart_center_mm: Center of the heart in the atlas, LPS mm.
             heart_radii_mm: Half axes of the heart in the atlas, mm.
             settings: `network` (`"additive"` or `"plain"`), `widths`, and, where they
-                differ from the defaults, `decision` and `preset`.
+                differ from the defaults, `decision`, `preset`, and `heart` (`center_mm`
+                and `radii_mm`) if the network was trained with an ellipsoid of its own.
             weights: `.weights.h5` file, already verified.
             preset: Definition of the score; `None` for that of the settings.
 
@@ -100,8 +101,9 @@ class Scorer:
             ValueError: If a setting is unknown.
             KeyError: If `network` or `widths` is missing.
         """
-        center = tuple(float(v) for v in heart_center_mm)
-        radii = tuple(float(v) for v in heart_radii_mm)
+        own = settings.get("heart", {})
+        center = tuple(float(v) for v in own.get("center_mm", heart_center_mm))
+        radii = tuple(float(v) for v in own.get("radii_mm", heart_radii_mm))
         return cls(
             Predictor(str(settings["network"]), tuple(settings["widths"]), weights),
             HeartEllipsoid((center[0], center[1], center[2]), (radii[0], radii[1], radii[2])),

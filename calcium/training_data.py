@@ -270,8 +270,8 @@ class CropSampler:
         batch_size: int = 16,
         crop_size: int = CROP_SIZE,
         block_sizes: tuple[int, ...] = BLOCK_SIZES,
-        shift_units: float = 0.11,
-        scale_sd: float = 0.08,
+        shift_units: float = 0.13,
+        scale_sd: float = 0.1,
         hu_shift_sd: float = 8.0,
     ) -> None:
         if not scans:
