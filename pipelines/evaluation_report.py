@@ -112,7 +112,7 @@ def _texts(group: Mapping[str, Any]) -> dict[str, str]:
         "linearly weighted kappa": _with_interval(group["linear_kappa"]),
         "same risk category": _percent(group["same_category"]),
         "within one category": _percent(group["within_one_category"]),
-        "Spearman": _with_interval(group["spearman"]),
+        "Spearman": _number(group["spearman"], 3),
         "Pearson of log(score + 1)": _number(group["pearson_log"], 3),
         "calcium found where there is some": _percent(zero["sensitivity"], zero["n_positive"]),
         "no calcium found where there is none": _percent(zero["specificity"], zero["n_negative"]),
