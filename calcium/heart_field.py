@@ -207,8 +207,8 @@ class HeartField:
         points = np.arange(LATTICE_SIZE)
         y = (self.start_vox[0] + points * self.step_vox[0])[rows, None, None]
         x = (self.start_vox[1] + points * self.step_vox[1])[None, columns, None]
-        out = matrix[:, 0] * x + matrix[:, 1] * y + (matrix[:, 2] * number + matrix[:, 3])
-        return out.astype(np.float32)
+        down = (matrix[:, 1] * y + (matrix[:, 2] * number + matrix[:, 3])).astype(np.float32)
+        return (matrix[:, 0] * x).astype(np.float32) + down
 
     def inside_reach(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calcium.density import Candidates, find_candidates
 from calcium.feedback import Decision, decide
-from calcium.heart_field import HeartEllipsoid, HeartField
+from calcium.heart_field import LATTICE_SIZE, HeartEllipsoid, HeartField
 from calcium.lesions import Lesion, group_lesions
 from calcium.networks.predictor import Predictor
 from calcium.networks.slice_inputs import slice_inputs
@@ -23,6 +23,18 @@ from registration.geometry import ImageGrid, affine_matrix
 
 BATCH_SLICES = 16
 """Slices per network call: bounds the memory of the largest scan."""
+
+TILE = 32
+"""Boxes shown to the network are whole tiles of so many lattice points."""
+
+MARGIN = 16
+"""Least number of lattice points around the candidates of a slice that the network sees."""
+
+Box = tuple[slice, slice]
+"""Lattice rows and columns."""
+
+ENTIRE: Box = (slice(0, LATTICE_SIZE), slice(0, LATTICE_SIZE))
+"""The whole lattice, which the plain network is shown."""
 
 
 @dataclass(frozen=True)
@@ -159,16 +171,19 @@ class Scorer:
         if candidates.flat_index.size == 0:
             return np.zeros(0)
         z, y, x = candidates.index.T
-        numbers = np.unique(z)
-        inputs = _network_inputs(volume, heart_field, candidates, numbers)
-        output = self.predictor.predict(inputs, batch_size=BATCH_SLICES)
+        views = _slice_views(volume, heart_field, candidates)
         if self.predictor.network_name == "plain":
-            value = _spread(np.maximum(np.expm1(output[:, 0]), 0.0), numbers, z, candidates.density)
+            inputs = np.stack([view.inputs(ENTIRE) for view in views])
+            output = self.predictor.predict(inputs, batch_size=BATCH_SLICES)
+            slice_scores = np.maximum(np.expm1(output[:, 0]), 0.0)
+            value = _spread(slice_scores, np.unique(z), z, candidates.density)
         else:
             attention = np.empty(len(z))
-            for number, image in zip(numbers, output[..., 0], strict=True):
-                at = slice(*np.searchsorted(z, [number, number + 1]))
-                attention[at] = heart_field.gather(image, y[at], x[at])
+            lattice = np.zeros((LATTICE_SIZE, LATTICE_SIZE), np.float32)
+            for view, box, image in self._attention(views):
+                lattice[:] = 0.0
+                lattice[box] = image
+                attention[view.at] = heart_field.gather(lattice, y[view.at], x[view.at])
             value = decide(
                 attention,
                 candidates.density,
@@ -177,6 +192,58 @@ class Scorer:
                 self.decision,
             )
         return value.astype(np.float32).astype(np.float64)
+
+    def _attention(
+        self, views: Sequence[_SliceView]
+    ) -> Iterator[tuple[_SliceView, Box, NDArray[np.float32]]]:
+        """Attention around the candidates of every slice; equal boxes share a call."""
+        groups: dict[tuple[int, ...], list[tuple[_SliceView, Box]]] = {}
+        for view in views:
+            box = view.box
+            shape = tuple(part.stop - part.start for part in box)
+            groups.setdefault(shape, []).append((view, box))
+        for members in groups.values():
+            inputs = np.stack([view.inputs(box) for view, box in members])
+            output = self.predictor.predict(inputs, batch_size=BATCH_SLICES)
+            for (view, box), image in zip(members, output[..., 0], strict=True):
+                yield view, box, image
+
+
+@dataclass(frozen=True)
+class _SliceView:
+    """One slice with candidates, on the lattice.
+
+    Args:
+        heart_field: Lattice geometry.
+        number: Native slice index.
+        at: Its candidates.
+        context_hu: The slice between its neighbors, HU, shape `(3, 256, 256)`.
+        area: Share of each lattice point that is candidate, shape `(256, 256)`.
+    """
+
+    heart_field: HeartField
+    number: int
+    at: slice
+    context_hu: NDArray[np.float32]
+    area: NDArray[np.float32]
+
+    @property
+    def box(self) -> Box:
+        """Lattice rows and columns of the candidates with a margin, in whole tiles."""
+        bounds = []
+        for axis in (1, 0):
+            found = np.flatnonzero(self.area.any(axis=axis))
+            low, high = (found[0], found[-1]) if found.size else (0, 0)
+            first = max(0, (int(low) - MARGIN) // TILE * TILE)
+            last = min(LATTICE_SIZE, -(-(int(high) + 1 + MARGIN) // TILE) * TILE)
+            bounds.append(slice(first, last))
+        return bounds[0], bounds[1]
+
+    def inputs(self, box: Box) -> NDArray[np.float32]:
+        """Network input of a part of the lattice, shape `(h, w, 8)`."""
+        coordinates = self.heart_field.coordinates(self.number, *box)
+        context = self.context_hu[:, box[0], box[1]]
+        return slice_inputs(context[None], self.area[box][None], coordinates[None])[0]
 
 
 def _candidates_near_heart(
@@ -198,26 +265,24 @@ def _candidates_near_heart(
     )
 
 
-def _network_inputs(
-    volume: NDArray[Any],
-    heart_field: HeartField,
-    candidates: Candidates,
-    numbers: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """Inputs of the slices `numbers`, shape `(n, 256, 256, 8)`."""
+def _slice_views(
+    volume: NDArray[Any], heart_field: HeartField, candidates: Candidates
+) -> list[_SliceView]:
+    """Every slice with candidates, in order."""
     z, y, x = candidates.index.T
+    numbers = np.unique(z)
     step = heart_field.context_step
     first, last = heart_field.slices
     shown = np.clip(numbers[:, None] + np.array([-step, 0, step]), first, last - 1)
     needed, where = np.unique(shown, return_inverse=True)
     sampled = heart_field.sample(volume[needed])
-    area = np.empty((len(numbers), *sampled.shape[1:]), np.float32)
-    for item, number in enumerate(numbers):
+    pixels_per_point = np.float32(heart_field.step_vox[0] * heart_field.step_vox[1])
+    views = []
+    for number, context in zip(numbers, where.reshape(shown.shape), strict=True):
         at = slice(*np.searchsorted(z, [number, number + 1]))
-        area[item] = heart_field.splat(np.ones(at.stop - at.start), y[at], x[at])
-    area /= heart_field.step_vox[0] * heart_field.step_vox[1]
-    coordinates = np.stack([heart_field.coordinates(int(n)) for n in numbers])
-    return slice_inputs(sampled[where.reshape(shown.shape)], area, coordinates)
+        area = heart_field.splat(np.ones(at.stop - at.start), y[at], x[at]) / pixels_per_point
+        views.append(_SliceView(heart_field, int(number), at, sampled[context], area))
+    return views
 
 
 def _spread(

@@ -13,17 +13,15 @@ TO_SCAN = affine_transform([[1, 0, 0, 33.0], [0, 1, 0, -118.0], [0, 0, 1, -46.0]
 
 
 class FixedAttention:
-    """Stands in for a network: one attention everywhere, or one per half of the lattice."""
+    """Stands in for a network: one attention right of the heart center, one left of it."""
 
     network_name = "additive"
 
-    def __init__(self, left, right):
-        self.left, self.right = left, right
+    def __init__(self, low, high):
+        self.low, self.high = low, high
 
     def predict(self, inputs, *, batch_size):
-        out = np.full((*inputs.shape[:3], 1), self.left, np.float32)
-        out[..., inputs.shape[2] // 2 :, :] = self.right
-        return out
+        return np.where(inputs[..., 5:6] < 0, self.low, self.high).astype(np.float32)
 
 
 def scan_with_plaques():
