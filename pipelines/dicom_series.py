@@ -29,7 +29,7 @@ from pipelines.storage import UnreadableFile, combined_digest, file_size, read_b
 MAX_SERIES_BYTES = 4 * MAX_VOXELS
 """Largest series [bytes] (own): the most voxels in 16 bits, and as much again for headers."""
 
-HU_RESCALE_TYPES = frozenset({None, "HU", "US"})
+HU_RESCALE_TYPES = frozenset({"HU", "US"})
 """RescaleType (0028,1054) of Hounsfield units; US is "unspecified" (DICOM PS3.3 C.11.1.1.2).
 Others are iodine maps, electron densities and the like of dual-energy scanners."""
 
@@ -60,6 +60,9 @@ def read_dicom_series(candidate: SeriesCandidate) -> Scan:
     Raises:
         UnusableSeries: If it is not a complete, evenly spaced stack of axial CT slices in HU.
     """
+    if candidate.modality not in ("CT", None):  # its pixels need not be read to say so
+        name = candidate.name_of(candidate.files[0])
+        raise UnusableSeries("NOT_CT", f"the modality is {candidate.modality} in {name}")
     with tolerant_reading():
         files, content_hash = _read_files(candidate)
         _check_kind(files)
@@ -156,7 +159,7 @@ def _frame(file: _File, number_in_file: int, suffix: str) -> _Frame:
     rescale_type = text(frame.holder("RescaleType"), "RescaleType")
     if not slope or intercept is None:
         raise UnusableSeries("NOT_HU", f"no valid RescaleSlope and RescaleIntercept in {name}")
-    if rescale_type not in HU_RESCALE_TYPES:
+    if rescale_type is not None and rescale_type.upper() not in HU_RESCALE_TYPES:
         raise UnusableSeries("NOT_HU", f"the values in {name} are {rescale_type}, not HU")
     plane = SlicePlane(
         name,

@@ -151,23 +151,23 @@ def _dicom_candidates(
     for header in headers:
         series[_series_key(header)].append(header)
     stacks = [stack for members in series.values() for stack in split_stacks(_distinct(members))]
-    files = [(_in_slice_order(stack), stack[0].modality) for stack in stacks]
+    ordered = [(_in_slice_order(stack), stack[0].modality) for stack in stacks]
     for lost in _by_folder(damaged).values():
-        owners = [
-            number
-            for number, (paths, modality) in enumerate(files)
-            if modality == "CT"
-            and len(paths) >= MIN_STACK_SLICES
-            and any(path.parent == lost[0].parent for path in paths)
-        ]
+        owners = [paths for paths, modality in ordered if _may_own(paths, modality, lost[0])]
         if len(owners) == 1:
-            files[owners[0]][0].extend(lost)
+            owners[0].extend(lost)
         else:
-            files.append((lost, None))
+            ordered.append((lost, None))
     return [
         SeriesCandidate(tuple(paths), "", modality, "dicom", bases[paths[0]])
-        for paths, modality in files
+        for paths, modality in ordered
     ]
+
+
+def _may_own(paths: list[Path], modality: str | None, damaged: Path) -> bool:
+    """Whether a damaged file may have been a slice of a CT stack: it lies beside its slices."""
+    is_stack = modality == "CT" and len(paths) >= MIN_STACK_SLICES
+    return is_stack and any(path.parent == damaged.parent for path in paths)
 
 
 def _series_key(header: FileHeader) -> object:

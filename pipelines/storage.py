@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,18 @@ MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused [bytes]: 2³¹ voxels of 2 bytes, far beyond any CT series (own)."""
 
 _LOGGER = logging.getLogger(__name__)
-_HASH_CHUNK_BYTES = 2**20
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    KeyError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    OverflowError,
+)
+"""What `zipfile` raises on archives that are damaged, encrypted or of an unknown kind."""
 
 
 class UnreadableFile(OSError):  # noqa: N818 (says what is wrong with the file)
@@ -146,13 +159,16 @@ def _identity(path: Path) -> tuple[int, int]:
 def _is_sound_archive(path: Path) -> bool:
     try:
         with open(path, "rb") as stream:
-            return is_zip(stream.read(4)) and zipfile.is_zipfile(stream)
-    except OSError:
+            if not is_zip(stream.read(4)):
+                return False
+        _open(path)
+        return True
+    except (OSError, *_ZIP_ERRORS):
         return False
 
 
 def _list_members(archive: Path) -> Iterator[Path]:
-    for name in sorted(_open_archive(archive, _signature(archive)).namelist()):
+    for name in sorted(_open(archive).namelist()):
         if name.endswith("/"):
             continue
         if not _is_safe_member(name):
@@ -170,20 +186,25 @@ def _is_safe_member(name: str) -> bool:
 
 def _read_member(archive: Path, name: str, limit: int) -> bytes:
     try:
-        opened = _open_archive(archive, _signature(archive))
+        opened = _open(archive)
         if opened.getinfo(name).file_size > limit:
             raise UnreadableFile(f"larger than {limit} bytes")
         with opened.open(name) as stream:
             content = stream.read(limit + 1)
-    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, EOFError) as error:
+    except _ZIP_ERRORS as error:
         raise UnreadableFile("cannot be unpacked from its archive") from error
     if len(content) > limit:
         raise UnreadableFile(f"larger than {limit} bytes")
     return content
 
 
+def _open(archive: Path) -> zipfile.ZipFile:
+    # A forked process must not share the position in the file with its parent.
+    return _open_once(archive, _signature(archive), os.getpid())
+
+
 @lru_cache(maxsize=4)
-def _open_archive(archive: Path, signature: tuple[int, int]) -> zipfile.ZipFile:
+def _open_once(archive: Path, signature: tuple[int, int], process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(archive)
 
 
@@ -198,9 +219,9 @@ def _signature(path: Path) -> tuple[int, int]:
             return -1, 0
         changed = archive.stat().st_mtime_ns
         try:
-            opened = _open_archive(archive, _signature(archive))
-            return opened.getinfo(path.relative_to(archive).as_posix()).file_size, changed
-        except (zipfile.BadZipFile, KeyError):
+            name = path.relative_to(archive).as_posix()
+            return _open(archive).getinfo(name).file_size, changed
+        except _ZIP_ERRORS:
             return -1, changed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -306,6 +307,20 @@ def test_a_broken_zip_and_a_broken_member_are_survived(tmp_path: Path) -> None:
     (tmp_path / "half.zip").write_bytes(bytes(content[: len(content) // 2]))
     for given in (archive, tmp_path / "half.zip"):
         assert [code_of(candidate) for candidate in find_series([given])] == ["CORRUPT_FILE"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_damaged_archives_end_in_rows_or_in_nothing(tmp_path: Path, seed: int) -> None:
+    paths = write_files(make_slices(COUNT), tmp_path / "series")
+    archive = write_zip(tmp_path / "given.zip", {path.name: path for path in paths})
+    content = bytearray(archive.read_bytes())
+    chance = np.random.default_rng(seed)
+    start = 4 if seed % 2 else len(content) - 450  # the members, or their directory
+    content[start + int(chance.integers(400))] = int(chance.integers(256))
+    archive.write_bytes(content)
+    for candidate in find_series([archive]):
+        with contextlib.suppress(UnusableSeries):
+            assert read_scan(candidate).grid.size[2] >= COUNT - 1
 
 
 def test_links_in_a_loop_end(tmp_path: Path) -> None:

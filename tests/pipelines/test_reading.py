@@ -195,15 +195,14 @@ def test_lossless_compression_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("syntax", "implicit", "little"),
-    [(uid.ImplicitVRLittleEndian, True, True), (uid.ExplicitVRBigEndian, False, False)],
+    "syntax",
+    [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian],
+    ids=lambda syntax: syntax.keyword,
 )
-def test_other_encodings_of_plain_pixels(
-    tmp_path: Path, syntax: uid.UID, implicit: bool, little: bool
-) -> None:
+def test_other_encodings_of_plain_pixels(tmp_path: Path, syntax: uid.UID) -> None:
     slices = make_slices(COUNT)
     for ds in slices:
-        if not little:
+        if syntax == uid.ExplicitVRBigEndian:
             ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
         ds.file_meta.TransferSyntaxUID = syntax
     write_files(slices, tmp_path)
