@@ -9,7 +9,7 @@ from scipy import ndimage
 from pipelines.phantoms.acquisition import Sampling
 from pipelines.phantoms.deposit import Cloud
 from pipelines.phantoms.heart import Heart
-from pipelines.phantoms.mediastinum import pericardium_distance
+from pipelines.phantoms.mediastinum import sac_distance
 from pipelines.phantoms.shapes import Array, Canvas, refine
 
 Points = NDArray[np.float64]
@@ -31,7 +31,7 @@ def blur_moving_heart(canvas: Canvas, heart: Heart, motion_mm: Points) -> None:
         return
     rough = canvas.coarse(5.0, box)
     view = canvas.hu[box]
-    sac = refine(pericardium_distance(rough, rough.whole, heart), view.shape)
+    sac = refine(sac_distance(heart, rough.points), view.shape)
     weight = np.clip(np.float32(0.6) - sac / np.float32(12.0), 0, 1)
     step = motion_mm[::-1] / canvas.grid.spacing[0]
     moved = [

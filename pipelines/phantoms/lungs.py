@@ -14,7 +14,7 @@ Points = NDArray[np.float64]
 HILA = {-1.0: (-46.0, -6.0, -45.0), 1.0: (52.0, 0.0, -40.0)}
 """Where the vessels enter the right (-1) and left (+1) lung, mm."""
 
-TREE_ROOTS, TREE_DEPTH = 13, 4
+TREE_ROOTS, TREE_DEPTH = 17, 4
 """Vessels that start at each hilum, and how often each divides."""
 
 

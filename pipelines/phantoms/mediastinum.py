@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from pipelines.phantoms.heart import HEART_CENTER, ROOT, TERRITORY, Heart
 from pipelines.phantoms.shapes import (
     FAR_MM,
     Array,
-    Box,
     Canvas,
     TubeField,
     ellipsoid,
@@ -140,7 +139,7 @@ def mediastinum_distance(canvas: Canvas, heart: Heart, thorax: Thorax) -> Array:
         line = smooth_curve(AIRWAY_KNOTS[name], 10.0)
         tubes.add(line, np.linspace(*AIRWAY_RADII_MM[name], len(line)) + 4.0, 22.0)
     tubes.add(smooth_curve(ESOPHAGUS_KNOTS, 12.0), 9.5, 22.0)
-    heart_sac = pericardium_distance(rough, rough.whole, heart) - np.float32(1.0)
+    heart_sac = sac_distance(heart, rough.points) - np.float32(1.0)
     union = smooth_min(tubes.distance, heart_sac, 8.0)
     union = np.minimum(union, _anterior_fat(rough, heart, thorax))
     closed = _closed(union, np.minimum(union, thorax.column(rough.points)), rough.grid.spacing)
@@ -184,7 +183,7 @@ def paint_vessels(canvas: Canvas, heart: Heart, blood_hu: float) -> None:
     aorta.paint(blood_hu + 6, LABELS["aorta"])
     aorta.paint(blood_hu, LABELS["aorta"], inset_mm=1.6)
     gullet = TubeField(canvas)
-    gullet.add(smooth_curve(ESOPHAGUS_KNOTS, 9.0), 8.0)
+    gullet.add(smooth_curve(ESOPHAGUS_KNOTS, 9.0), 6.5)
     gullet.paint(38.0, LABELS["esophagus"])
 
 
@@ -198,9 +197,9 @@ def paint_airways(canvas: Canvas) -> None:
     tubes.paint(-1000.0, LABELS["airway"], inset_mm=1.6)
 
 
-def pericardium_distance(canvas: Canvas, box: Box, heart: Heart) -> Array:
-    """Distance to the pericardial sac in a box of the canvas, mm."""
-    parts = list(heart.chambers(canvas.local(box)).values())
+def sac_distance(heart: Heart, points: Sequence[Array]) -> Array:
+    """Distance to the pericardial sac at anatomical points x, y, z, mm."""
+    parts = list(heart.chambers(points).values())
     sac = parts[0]
     for part in parts[1:]:
         sac = smooth_min(sac, part, 26.0)
@@ -214,7 +213,7 @@ def paint_heart(canvas: Canvas, heart: Heart, blood_hu: float, muscle_hu: float)
         return
     rough = canvas.coarse(HEART_COARSE_MM, box)
     shape = canvas.hu[box].shape
-    sac = refine(pericardium_distance(rough, rough.whole, heart), shape)
+    sac = refine(sac_distance(heart, rough.points), shape)
     canvas.paint(box, sac, 25.0, LABELS["pericardial_fat"])
     canvas.paint(box, sac + np.float32(1.2), -95.0, LABELS["pericardial_fat"])
     walls = {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.phantoms.acquisition import KERNELS, Sampling
 from pipelines.phantoms.heart import CORONARY_KNOTS, HEART_CENTER, ROOT, Heart
-from pipelines.phantoms.mediastinum import AIRWAY_KNOTS
+from pipelines.phantoms.mediastinum import AIRWAY_KNOTS, sac_distance
 from pipelines.phantoms.pose import Pose
 from pipelines.phantoms.settings import KINDS, PhantomSettings
 from pipelines.phantoms.thorax import Thorax
@@ -21,6 +21,10 @@ Points = NDArray[np.float64]
 
 HEART_OFFSET_MM = np.array([8.0, 4.0, 1.0])
 """Mean place of the heart relative to the one that `heart` describes."""
+
+
+WALL_GAP_MM = 2.0
+"""Least distance between the pericardium and the front chest wall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ def random_streams(seed: int, kind: str, name: str) -> list[np.random.Generator]
 def sample_subject(kind: str, settings: PhantomSettings, rng: np.random.Generator) -> Subject:
     """Draw one subject."""
     heart, thorax = _sample_heart(settings, rng), _sample_thorax(settings, rng)
+    heart = _behind_the_sternum(heart, thorax)
     a, acquisition = settings.anatomy, settings.acquisition
     scale = rng.uniform(*a.body_scale) * rng.uniform(*a.axis_scale, 3)
     offset = np.array([rng.uniform(-15, 15), rng.uniform(-190, -60), rng.uniform(-1200, 200)])
@@ -102,6 +107,18 @@ def _sample_heart(settings: PhantomSettings, rng: np.random.Generator) -> Heart:
         turn @ np.diag(stretch), shift, float(rng.uniform(*a.aorta_radius_mm)), float(fat),
         (float(sizes[0]), float(sizes[1]), float(sizes[2]), float(sizes[3])),
     )  # fmt: skip
+
+
+def _behind_the_sternum(heart: Heart, thorax: Thorax) -> Heart:
+    """Move a heart that would push through the front chest wall back until it fits."""
+    axes = [np.linspace(a, b, 15) for a, b in zip(*heart.bounds(4.0), strict=True)]
+    x, y, z = (c.ravel().astype(np.float32) for c in np.meshgrid(*axes))
+    sac = sac_distance(heart, (x, y, z))
+    beyond = thorax.cavity((x, y, z)) - np.maximum(sac, -8.0)
+    ahead = (sac < 4.0) & (y < heart.shift[1] + HEART_CENTER[1])
+    excess = float(np.max(beyond[ahead], initial=-WALL_GAP_MM)) + WALL_GAP_MM
+    back = np.array([0.0, np.clip(excess, 0.0, 30.0), 0.0])
+    return replace(heart, shift=heart.shift + back)
 
 
 def _sample_thorax(settings: PhantomSettings, rng: np.random.Generator) -> Thorax:

@@ -17,8 +17,8 @@ LEVELS_MM = np.array([130.0, 105, 80, 40, 0, -60, -120, -180, -260])
 """Heights above the carina at which the profile of the chest is given."""
 
 HALF_WIDTH_MM = np.array([20.0, 48, 78, 104, 121, 131, 136, 137, 132])
-FRONT_MM = np.array([5.0, -12, -30, -58, -80, -103, -112, -108, -100])
-BACK_MM = np.array([45.0, 62, 72, 82, 88, 91, 90, 84, 74])
+FRONT_MM = np.array([5.0, -12, -29, -56, -77, -98, -106, -102, -94])
+BACK_MM = np.array([45.0, 61, 70, 79, 84, 87, 86, 80, 70])
 SPINE_MM = np.array([12.0, 18, 24, 34, 40, 46, 46, 40, 28])
 """Profile of the inner chest at `LEVELS_MM`: half width (x), front and back (y), and the
 middle of the vertebral bodies (y); read off CT of supine adults, mm."""
@@ -258,7 +258,7 @@ def _rib_path(thorax: Thorax, start_mm: float, drop_mm: float, side: float) -> P
 def _paint_ribs(canvas: Canvas, thorax: Thorax) -> None:
     bone, cartilage = TubeField(canvas), TubeField(canvas)
     for number in range(12):
-        start, drop = 112.0 - 28.0 * number, min(22.0 + 9.0 * number, 88.0)
+        start, drop = 122.0 - 25.0 * number, min(34.0 + 13.0 * number, 108.0)
         for side in (-1.0, 1.0):
             path = _rib_path(thorax, start, drop, side)
             last = 25 - (number // 3) - (8 if number > 9 else 0)
