@@ -38,6 +38,13 @@ FIRST_TRAINING_PHANTOM = 1_000_000
 """Phantom seeds from here on are for training; benchmarks stay below."""
 
 
+SCORING_OFFSET_MM = (1.5, -13.0, -4.0)
+"""From the middle of the alignment's region to that of seven annotated heart boxes [mm]."""
+
+SCORING_RADII_MM = (74.0, 66.0, 64.0)
+"""Half axes that hold 95 % of the annotated coronary courses within 1.2 radii [mm]."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoringRecipe:
     """Everything that decides the weights, besides the scans.
@@ -63,6 +70,28 @@ class ScoringRecipe:
     learning_rate: float = 2e-3
     seed: int = 20261123
     hold_out: tuple[str, ...] = field(default=())
+
+
+def load_aligner(folder: Path) -> tuple[ReferenceAligner, HeartEllipsoid]:
+    """Aligner of a model that may have no scoring yet, and the heart to score in.
+
+    The ellipsoid of the alignment says where images are compared; courses of coronary
+    arteries reach further forward, so scoring has an ellipsoid of its own.
+    """
+    from pipelines.model import ALIGNMENT_WEIGHTS_NAME, ATLAS_NAME, read_description
+    from registration.alignment import ReferenceAligner
+    from registration.ellipsoid import Ellipsoid
+
+    description = read_description(folder)
+    region = Ellipsoid.from_dict(description["heart"])
+    aligner = ReferenceAligner.from_settings(
+        sitk.ReadImage(str(folder / ATLAS_NAME)),
+        region,
+        description["alignment"],
+        folder / ALIGNMENT_WEIGHTS_NAME,
+    )
+    x, y, z = (float(a) + b for a, b in zip(region.center_mm, SCORING_OFFSET_MM, strict=True))
+    return aligner, HeartEllipsoid((x, y, z), SCORING_RADII_MM)
 
 
 def read_backgrounds(
@@ -211,7 +240,10 @@ def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> dict[str,
 
 
 def scoring_settings(
-    recipe: ScoringRecipe, validation: Mapping[str, float], command: str
+    recipe: ScoringRecipe,
+    heart: HeartEllipsoid,
+    validation: Mapping[str, float],
+    command: str,
 ) -> dict[str, Any]:
     """The `scoring` section of `model.json`."""
     return {
@@ -219,6 +251,7 @@ def scoring_settings(
         "widths": list(recipe.widths),
         "decision": "lesion",
         "preset": "agatston-1990",
+        "heart": {"center_mm": list(heart.center_mm), "radii_mm": list(heart.radii_mm)},
         "training": {
             "command": command,
             "seed": recipe.seed,
@@ -257,11 +290,9 @@ def train_model(
     """
     import shutil
 
-    from pipelines.model import SCORING_WEIGHTS_NAME, load_aligner, update_description
+    from pipelines.model import SCORING_WEIGHTS_NAME, update_description
 
-    aligner, region = load_aligner(model)
-    center, radii = (tuple(float(v) for v in t) for t in (region.center_mm, region.radii_mm))
-    heart = HeartEllipsoid((center[0], center[1], center[2]), (radii[0], radii[1], radii[2]))
+    aligner, heart = load_aligner(model)
     cache = work / "scans"
     cache.mkdir(parents=True, exist_ok=True)
     scans: list[LatticeScan] = []
@@ -274,5 +305,5 @@ def train_model(
     weights, validation = train_scoring(scans, recipe, work / recipe.network)
     shutil.copyfile(weights, model / SCORING_WEIGHTS_NAME)
     command = f"calcium-score train scoring --network {recipe.network} --steps {recipe.steps}"
-    update_description(model, {"scoring": scoring_settings(recipe, validation, command)})
+    update_description(model, {"scoring": scoring_settings(recipe, heart, validation, command)})
     return validation
