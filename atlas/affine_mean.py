@@ -32,7 +32,7 @@ class AtlasRound:
 
     region: Ellipsoid
     levels: tuple[RefinementLevel, ...]
-    prior_weight: float = 0.004
+    prior_weight: float = 0.002
 
 
 @dataclass(frozen=True, slots=True)

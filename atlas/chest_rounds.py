@@ -9,12 +9,12 @@ from registration.geometry import ImageGrid
 
 THORAX = Ellipsoid((0.0, 0.0, -20.0), (150.0, 110.0, 130.0))
 """Region of the thorax about the centroid of the lungs, LPS mm; own, read off a mean of seven."""
-HEART = Ellipsoid((24.0, -24.0, -32.0), (72.0, 65.0, 65.0))
+HEART = Ellipsoid((30.0, -30.0, -44.0), (72.0, 62.0, 62.0))
 """Region of the heart about the centroid of the lungs, LPS mm; likewise."""
 BUILDING_GRID = ImageGrid.centered((100, 80, 90), (4.0, 4.0, 4.0), (0.0, 0.0, -20.0))
 """Lattice on which the mean is iterated; its origin is the centroid of the lungs."""
 
-_HEART_AND_RIM = HEART.scaled(1.15)
+_HEART_AND_RIM = HEART.scaled(1.25)
 CHEST_ROUNDS = (
     *(
         AtlasRound(THORAX, (RefinementLevel(10.0, 14.0, 20), RefinementLevel(6.0, 10.0, 15)))

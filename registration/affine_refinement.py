@@ -46,17 +46,42 @@ DEFAULT_LEVELS = (RefinementLevel(8.0, 10.0, 15), RefinementLevel(4.0, 8.0, 15))
 class AffinePrior:
     """What is known of an affine before looking: a Gaussian about a matrix.
 
+    The deviation of the linear part is taken apart, to first order, into a common scale, a
+    rotation, and a change of shape (stretching and shearing); hearts differ far more in
+    size and pose than in shape.
+
     Args:
         matrix: Expected homogeneous matrix, `(4, 4)`.
         sigma_mm: Standard deviation of the region's middle, mm; infinite leaves it free.
-        sigma_linear: Standard deviation of each entry of the linear part.
-        weight: Weight against `2 (1 - correlation)` for a deviation of one sigma per entry.
+        sigma_scale: Standard deviation of the common scale.
+        sigma_rotation: Standard deviation of each rotation, radians.
+        sigma_shape: Standard deviation of each entry of the change of shape.
+        weight: Weight against `2 (1 - correlation)` for a deviation of one sigma.
     """
 
     matrix: Matrix
     sigma_mm: float = float("inf")
-    sigma_linear: float = 0.1
-    weight: float = 0.004
+    sigma_scale: float = 0.15
+    sigma_rotation: float = 0.2
+    sigma_shape: float = 0.1
+    weight: float = 0.002
+
+    @property
+    def precision(self) -> Matrix:
+        """Weight of deviations: three of the middle (mm), nine of the linear part."""
+        identity = np.eye(9)
+        transposed = identity.reshape(3, 3, 9).transpose(1, 0, 2).reshape(9, 9)
+        scale = np.outer(np.eye(3).ravel(), np.eye(3).ravel()) / 3.0
+        rotation = (identity - transposed) / 2.0
+        shape = (identity + transposed) / 2.0 - scale
+        precision = np.zeros((12, 12))
+        precision[:3, :3] = np.eye(3) / self.sigma_mm**2
+        precision[3:, 3:] = (
+            scale / (3.0 * self.sigma_scale**2)
+            + rotation / (2.0 * self.sigma_rotation**2)
+            + shape / self.sigma_shape**2
+        )
+        return precision * self.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,38 +213,33 @@ class AffineRefiner:
         prior: AffinePrior,
         iterations: int,
     ) -> tuple[Matrix, float]:
-        precision = self._precision(prior)
+        unit = np.array([1.0] * 3 + [_LEVER_MM] * 9)
+        precision = prior.precision / np.outer(unit, unit)
         unknowns = self._to_unknowns(start)
         expected = self._to_unknowns(prior.matrix)
         state = self._residual(moving, samples, start)
         if state is None:
             return start, -1.0
         damping = 1e-3
-        cost = state[2] + float(precision @ (unknowns - expected) ** 2)
+        away = unknowns - expected
+        cost = state[2] + float(away @ precision @ away)
         for _ in range(iterations):
             residual, jacobian, _ = state
-            normal = jacobian.T @ jacobian + np.diag(precision)
-            slope = jacobian.T @ residual + precision * (unknowns - expected)
+            normal = jacobian.T @ jacobian + precision
+            slope = jacobian.T @ residual + precision @ away
             step = -np.linalg.solve(normal + damping * np.diag(np.diag(normal)), slope)
             step *= min(1.0, 15.0 / float(np.abs(step).max()))
             trial = self._residual(moving, samples, self._to_matrix(unknowns + step))
-            trial_cost = (
-                np.inf
-                if trial is None
-                else trial[2] + float(precision @ (unknowns + step - expected) ** 2)
-            )
-            if trial is not None and trial_cost < cost:
-                unknowns, state, cost = unknowns + step, trial, trial_cost
+            prior_cost = float((away + step) @ precision @ (away + step))
+            if trial is not None and trial[2] + prior_cost < cost:
+                unknowns, away = unknowns + step, away + step
+                state, cost = trial, trial[2] + prior_cost
                 damping = max(damping / 5.0, 1e-4)
             else:
                 damping *= 8.0
             if np.abs(step).max() < 0.1 or damping > 1e3:
                 break
         return self._to_matrix(unknowns), 1.0 - state[2] / 2.0
-
-    def _precision(self, prior: AffinePrior) -> NDArray[np.float64]:
-        linear = prior.weight / (prior.sigma_linear * _LEVER_MM) ** 2
-        return np.array([prior.weight / prior.sigma_mm**2] * 3 + [linear] * 9)
 
     def _to_unknowns(self, matrix: Matrix) -> NDArray[np.float64]:
         middle = transform_points(matrix, self._center)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from registration.geometry import ImageGrid
 
@@ -31,6 +31,31 @@ class AlignmentVolume:
     start_mm: tuple[float, float, float]
     wide: bool
 
+    def cropped(self, center_mm: ArrayLike, half_mm: float) -> AlignmentVolume:
+        """The part within a cube about a point, or within reach of its nearest voxel.
+
+        Args:
+            center_mm: Middle of the cube, LPS mm.
+            half_mm: Half the edge of the cube, mm.
+        """
+        center = np.asarray(center_mm, dtype=float)
+        last = np.array(self.grid.size) - 1
+        ends = self.grid.indices(np.stack([center - half_mm, center + half_mm]))
+        low = np.clip(np.floor(ends[0]), 0, last).astype(int)
+        high = np.clip(np.ceil(ends[1]), 0, last).astype(int)
+        part = tuple(slice(a, b + 1) for a, b in zip(low[::-1], high[::-1], strict=True))
+        origin = self.grid.physical_points(low)
+        grid = ImageGrid(
+            tuple(int(n) for n in high - low + 1), self.grid.spacing, tuple(origin.tolist())
+        )
+        return AlignmentVolume(
+            np.ascontiguousarray(self.hu[part]),
+            np.ascontiguousarray(self.valid[part]),
+            grid,
+            self.start_mm,
+            self.wide,
+        )
+
     def smoothed(self, sigma_mm: float) -> NDArray[np.float32]:
         """Gaussian-smoothed attenuation that ignores what lies outside the field of view.
 
@@ -44,12 +69,13 @@ class AlignmentVolume:
             return self.hu
         floor = np.float32(self.hu.min())
         weighted = _smooth((self.hu - floor) * self.valid, self.grid, sigma_mm)
-        weight = _smooth(self.valid, self.grid, sigma_mm)
-        return np.asarray(weighted / np.maximum(weight, 1e-3) + floor, dtype=np.float32)
+        if not self.valid.all():
+            weighted /= np.maximum(_smooth(self.valid, self.grid, sigma_mm), 1e-3)
+        return np.asarray(weighted + floor, dtype=np.float32)
 
 
 def _smooth(array: NDArray[np.float32], grid: ImageGrid, sigma_mm: float) -> NDArray[np.float32]:
     image = grid.to_image(np.asarray(array, dtype=np.float32))
-    return sitk.GetArrayFromImage(
-        sitk.DiscreteGaussian(image, variance=[sigma_mm**2] * 3, maximumKernelWidth=33)
-    )
+    if min(grid.size) < 5:
+        return sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, [sigma_mm**2] * 3, 33))
+    return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, sigma_mm))
