@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pipelines.dicom_values import integer, number, numbers, text, texts
-from pipelines.storage import UnreadableFile, find_archive, read_bytes
+from pipelines.storage import UnreadableFile, open_file
 
 CT_SOP_CLASSES = frozenset(
     {
@@ -119,7 +118,7 @@ def read_header(path: Path) -> FileHeader | None:
         UnreadableFile: If the file cannot be opened, or breaks off before it says what
             series it belongs to.
     """
-    ds = read_dataset(path)
+    ds = _read_dataset(path)
     if text(ds.file_meta, "MediaStorageSOPClassUID") == DIRECTORY_SOP_CLASS:
         return None
     if is_broken_off(ds):
@@ -148,30 +147,6 @@ def read_header(path: Path) -> FileHeader | None:
     )
 
 
-def read_dataset(path: Path, *, whole: bool = False) -> Dataset:
-    """Header of a DICOM file or archive member without its pixels.
-
-    Args:
-        path: A path from discovery, also one that leads through an archive.
-        whole: Read every attribute, not only those that discovery needs.
-
-    Raises:
-        UnreadableFile: If the file cannot be opened, or is no DICOM file.
-    """
-    stream = BytesIO(read_bytes(path)) if find_archive(path) else path
-    try:
-        return dcmread(
-            stream,
-            force=True,
-            stop_before_pixels=True,
-            specific_tags=None if whole else list(_KEYWORDS),
-        )
-    except OSError as error:
-        raise UnreadableFile(error.strerror or "cannot be read") from error
-    except Exception as error:  # pydicom raises almost anything on a damaged header
-        raise UnreadableFile("the header is damaged") from error
-
-
 def is_broken_off(ds: Dataset) -> bool:
     """Whether a file ends before it says what series it belongs to, or in the header of an image.
 
@@ -189,3 +164,18 @@ def modality_of(ds: Dataset) -> str | None:
     if modality := text(ds, "Modality"):
         return modality.upper()
     return "CT" if text(ds, "SOPClassUID") in CT_SOP_CLASSES else None
+
+
+def _read_dataset(path: Path) -> Dataset:
+    try:
+        with open_file(path) as stream:
+            return dcmread(
+                stream,
+                force=True,
+                stop_before_pixels=True,
+                specific_tags=list(_KEYWORDS),
+            )
+    except UnreadableFile:
+        raise
+    except Exception as error:  # pydicom raises almost anything on a damaged header
+        raise UnreadableFile("the header is damaged") from error

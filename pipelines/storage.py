@@ -17,13 +17,16 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused [bytes]: 2³¹ voxels of 2 bytes, far beyond any CT series (own)."""
 
 _LOGGER = logging.getLogger(__name__)
+_CHUNK_BYTES = 2**20
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -66,31 +69,39 @@ def is_zip(head: bytes) -> bool:
     return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file or archive member for reading; of a member, only what is read is unpacked.
+
+    Raises:
+        UnreadableFile: If it cannot be opened, read or unpacked.
+    """
+    try:
+        with _open_either(path) as stream:
+            yield stream
+    except UnreadableFile:
+        raise
+    except OSError as error:
+        raise UnreadableFile(error.strerror or "cannot be opened") from error
+    except _ZIP_ERRORS as error:
+        raise UnreadableFile("cannot be unpacked from its archive") from error
+
+
 def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """Content of a file or archive member.
 
     Args:
         path: A path from `list_files`.
-        limit: Most bytes accepted; files that are larger are refused unread.
+        limit: Most bytes accepted; larger files are refused, whatever their size is said to be.
 
     Raises:
-        UnreadableFile: If it cannot be opened, unpacked, or is larger than `limit`.
+        UnreadableFile: If it cannot be opened or unpacked, or is larger than `limit`.
     """
-    try:
-        with open(path, "rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if size > limit:
-                raise UnreadableFile(f"larger than {limit} bytes")
-            return stream.read()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        archive = find_archive(path)
-        if archive is None:
-            raise UnreadableFile("no such file") from error
-        return _read_member(archive, path.relative_to(archive).as_posix(), limit)
-    except UnreadableFile:
-        raise
-    except OSError as error:
-        raise UnreadableFile(error.strerror or "cannot be opened") from error
+    with open_file(path) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise UnreadableFile(f"larger than {limit} bytes")
+    return content
 
 
 def read_head(path: Path, size: int) -> bytes:
@@ -99,13 +110,8 @@ def read_head(path: Path, size: int) -> bytes:
     Raises:
         UnreadableFile: If it cannot be opened or unpacked.
     """
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(size)
-    except (FileNotFoundError, NotADirectoryError):
-        return read_bytes(path)[:size]
-    except OSError as error:
-        raise UnreadableFile(error.strerror or "cannot be opened") from error
+    with open_file(path) as stream:
+        return stream.read(size)
 
 
 def file_size(path: Path) -> int:
@@ -184,18 +190,14 @@ def _is_safe_member(name: str) -> bool:
     )
 
 
-def _read_member(archive: Path, name: str, limit: int) -> bytes:
+def _open_either(path: Path) -> IO[bytes]:
     try:
-        opened = _open(archive)
-        if opened.getinfo(name).file_size > limit:
-            raise UnreadableFile(f"larger than {limit} bytes")
-        with opened.open(name) as stream:
-            content = stream.read(limit + 1)
-    except _ZIP_ERRORS as error:
-        raise UnreadableFile("cannot be unpacked from its archive") from error
-    if len(content) > limit:
-        raise UnreadableFile(f"larger than {limit} bytes")
-    return content
+        return open(path, "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        archive = find_archive(path)
+        if archive is None:
+            raise
+        return _open(archive).open(path.relative_to(archive).as_posix())
 
 
 def _open(archive: Path) -> zipfile.ZipFile:
@@ -228,10 +230,10 @@ def _signature(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=2**16)
 def _digest(path: Path, signature: tuple[int, int]) -> str:
     try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:  # a member of an archive, or unreadable
-        try:
-            return hashlib.sha256(read_bytes(path)).hexdigest()
-        except UnreadableFile:
-            return hashlib.sha256(f"unreadable {path}".encode()).hexdigest()
+        with open_file(path) as stream:
+            hasher = hashlib.sha256()
+            while chunk := stream.read(_CHUNK_BYTES):
+                hasher.update(chunk)
+            return hasher.hexdigest()
+    except UnreadableFile:
+        return hashlib.sha256(f"unreadable {path}".encode()).hexdigest()
