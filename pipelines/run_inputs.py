@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.batch import Batch, BatchSettings, BatchSummary
 from pipelines.discovery import find_series
-from pipelines.model import read_identity
+from pipelines.model import DEFAULT_MODEL, read_description, read_identity, verify_files
 from pipelines.results import ScanResult
 from pipelines.run import RunOptions, give_up_task, score_task
 
@@ -55,6 +55,7 @@ def score_inputs(
         WorkersLostError: If all workers are gone; what is finished stays finished.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # worker processes inherit it
+    verify_files(options.model or DEFAULT_MODEL, read_description(options.model))
     settings = BatchSettings(
         out=options.out,
         options=options.to_json(),

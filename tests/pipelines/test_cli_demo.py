@@ -38,6 +38,8 @@ def cohorts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     monkeypatch.setattr(demo, "write_cohort", write)
     monkeypatch.setattr(run, "load_model", lambda folder, preset: made)
     monkeypatch.setattr(guards, "evaluate_guards", lambda scan, alignment, model: ())
+    monkeypatch.setattr(run_inputs, "read_description", lambda folder: {})
+    monkeypatch.setattr(run_inputs, "verify_files", lambda folder, description: None)
     for module in (model, run_inputs):
         monkeypatch.setattr(module, "read_identity", lambda folder: IDENTITY)
     yield written

@@ -39,6 +39,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModel]:
     monkeypatch.setattr(
         guards, "evaluate_guards", lambda scan, alignment, model: made.findings, raising=False
     )
+    monkeypatch.setattr(run_inputs, "read_description", lambda folder: {})
+    monkeypatch.setattr(run_inputs, "verify_files", lambda folder, description: None)
     for module in (model, run_inputs):
         monkeypatch.setattr(module, "read_identity", lambda folder: IDENTITY)
     yield made
@@ -260,6 +262,17 @@ def test_folder_without_a_model_is_wrong_usage(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "model.json" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_model_whose_files_changed_is_wrong_usage(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "atlas.nii.gz").write_bytes(b"changed")
+    description = {"format": 1, "name": "m", "version": "1", "files": {"atlas.nii.gz": "0" * 64}}
+    (folder / "model.json").write_text(json.dumps(description))
+    done = invoke("run", tmp_path, "--out", tmp_path / "out", "--model", folder)
+    assert done.exit_code == 2
+    assert "SHA-256 differs" in done.stderr
 
 
 HEAVY = ("tensorflow", "keras", "SimpleITK", "numpy", "scipy", "pydicom", "dask", "highdicom")
