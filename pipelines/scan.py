@@ -52,8 +52,7 @@ class Scan:
         slice_spacing_mm: Distance between neighbouring slice positions, mm.
         acquisition: What the headers say.
         files: Paths of the files that hold the pixels, in slice order. A path may lead
-            through a zip archive: open it with `pipelines.storage.read_bytes`, or
-            `pipelines.dicom_headers.read_dataset` for a DICOM header.
+            through a zip archive: open it with `pipelines.storage.open_file`.
         source: What the user gave, relative to the input where possible.
         content_hash: SHA-256 over the files' bytes, the key of the journal.
         warnings: Reason codes that do not forbid scoring.
