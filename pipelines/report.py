@@ -33,8 +33,8 @@ SCALE_ENDS: Final = ((0.0, 0.5), (0.5, 10.5), (10.5, 100.5), (100.5, 400.5), (40
 """Score at which each category's segment of the scale begins and ends; inside a segment the
 scale is logarithmic, and beyond the last end everything is at the end."""
 
-LISTED_LESIONS: Final = 40
-"""Lesions listed one by one; the rest is summed up."""
+LISTED_LESIONS: Final = 20
+"""Lesions listed one by one and shown in the atlas; the rest is summed up."""
 
 WHAT_TO_DO: Final = {
     "NO_PIXEL_DATA": "Send the series that holds the images.",
@@ -51,7 +51,6 @@ WHAT_TO_DO: Final = {
     "CORRUPT_FILE": "Transfer or export the named files again.",
     "TOO_LARGE": "Send the reconstruction made for calcium scoring, or crop the volume.",
     "METAL": "Check in the slices below that no metal is counted.",
-    "ALIGNMENT_UNCERTAIN": "Check the alignment below: the outline must hold the whole heart.",
     "MIXED_SETTINGS": "Send the series of one acquisition with one reconstruction.",
     "LOSSY": "Use the uncompressed or losslessly compressed images.",
     "INTERNAL_ERROR": "Run the same command again; if it fails again, report the traceback.",
@@ -212,7 +211,7 @@ def _views(result: ScanResult, evidence: Evidence) -> tuple[AtlasView, ...]:
         evidence.model.atlas,
         evidence.alignment.atlas_to_scan,
         evidence.model.heart,
-        [lesion.center_mm for lesion in result.lesions],
+        [lesion.center_mm for lesion in result.lesions[:LISTED_LESIONS]],
     )
 
 
