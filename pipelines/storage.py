@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -48,16 +49,14 @@ class UnreadableFile(OSError):  # noqa: N818 (says what is wrong with the file)
 def list_files(root: Path, exclude: Sequence[Path] = ()) -> Iterator[Path]:
     """Regular files under `root` in a stable order, archives replaced by their members.
 
-    Links to folders are followed, each real folder and file visited once, so that loops
-    end. Pipes, sockets and devices are passed over. Folders that cannot be listed are
-    named in the log.
+    Links to folders are followed, each real folder visited once, so that loops end. Pipes,
+    sockets and devices are passed over. Folders that cannot be listed are named in the log.
 
     Args:
         root: A folder, an archive or a file.
         exclude: Folders that are not entered (the output folder of a run, say).
     """
-    skipped = {_identity(folder) for folder in exclude if folder.exists()}
-    for path in _walk(root, skipped):
+    for path in _walk(root, {os.path.realpath(folder) for folder in exclude}):
         if _is_sound_archive(path):
             yield from _list_members(path)
         else:
@@ -138,28 +137,20 @@ def combined_digest(digests: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(digests)).encode("ascii")).hexdigest()
 
 
-def _walk(root: Path, skipped: set[tuple[int, int]]) -> Iterator[Path]:
+def _walk(root: Path, skipped: set[str]) -> Iterator[Path]:
     seen = set(skipped)
     pending = [root]
     while pending:
         path = pending.pop()
         try:
-            status = path.stat()
-            identity = (status.st_dev, status.st_ino)
-            if identity in seen:
-                continue
-            seen.add(identity)
-            if stat.S_ISDIR(status.st_mode):
-                pending.extend(sorted(path.iterdir(), reverse=True))
-            elif stat.S_ISREG(status.st_mode):
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode):
                 yield path
+            elif stat.S_ISDIR(mode) and (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                pending.extend(sorted(path.iterdir(), reverse=True))
         except OSError as error:
             _LOGGER.warning("%s: passed over (%s)", path, error.strerror)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _is_sound_archive(path: Path) -> bool:
@@ -174,20 +165,15 @@ def _is_sound_archive(path: Path) -> bool:
 
 
 def _list_members(archive: Path) -> Iterator[Path]:
-    for name in sorted(_open(archive).namelist()):
-        if name.endswith("/"):
-            continue
-        if not _is_safe_member(name):
+    for name in sorted(_open(archive).members):
+        if _is_inside(name):
+            yield archive / name
+        else:
             _LOGGER.warning("%s: member %r passed over, its path leads outside", archive, name)
-            continue
-        yield archive / name
 
 
-def _is_safe_member(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return not (name.startswith("/") or "\\" in name or "\0" in name or ".." in parts) and bool(
-        parts
-    )
+def _is_inside(name: str) -> bool:
+    return not (name.startswith("/") or "\0" in name or ".." in PurePosixPath(name).parts)
 
 
 def _open_either(path: Path) -> IO[bytes]:
@@ -197,17 +183,29 @@ def _open_either(path: Path) -> IO[bytes]:
         archive = find_archive(path)
         if archive is None:
             raise
-        return _open(archive).open(path.relative_to(archive).as_posix())
+        opened = _open(archive)
+        return opened.file.open(opened.members[path.relative_to(archive).as_posix()])
 
 
-def _open(archive: Path) -> zipfile.ZipFile:
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """An open archive and its files by tidy name: Windows writes backslashes, others `./`."""
+
+    file: zipfile.ZipFile
+    members: dict[str, zipfile.ZipInfo]
+
+
+def _open(archive: Path) -> _Archive:
     # A forked process must not share the position in the file with its parent.
     return _open_once(archive, _signature(archive), os.getpid())
 
 
 @lru_cache(maxsize=4)
-def _open_once(archive: Path, signature: tuple[int, int], process: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(archive)
+def _open_once(archive: Path, signature: tuple[int, int], process: int) -> _Archive:
+    opened = zipfile.ZipFile(archive)
+    files = [member for member in opened.infolist() if not member.is_dir()]
+    names = [PurePosixPath(member.filename.replace("\\", "/")).as_posix() for member in files]
+    return _Archive(opened, dict(zip(names, files, strict=True)))
 
 
 def _signature(path: Path) -> tuple[int, int]:
@@ -222,7 +220,7 @@ def _signature(path: Path) -> tuple[int, int]:
         changed = archive.stat().st_mtime_ns
         try:
             name = path.relative_to(archive).as_posix()
-            return _open(archive).getinfo(name).file_size, changed
+            return _open(archive).members[name].file_size, changed
         except _ZIP_ERRORS:
             return -1, changed
 

@@ -35,6 +35,17 @@ def test_members_are_paths_through_the_archive(archive: Path) -> None:
     assert read_head(archive / "x" / "1", 4) == b"oneo"
 
 
+@pytest.mark.parametrize("name", ["./x/1", "x\\1", "x//1"])
+def test_untidy_member_names_are_tidied(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as opened:
+        info = zipfile.ZipInfo("_")
+        info.filename = name
+        opened.writestr(info, b"one")
+    assert list(list_files(path)) == [path / "x" / "1"]
+    assert read_bytes(path / "x" / "1") == b"one"
+
+
 def test_a_changed_archive_is_opened_anew(archive: Path) -> None:
     assert read_bytes(archive / "2") == b"two"
     with zipfile.ZipFile(archive, "w") as opened:
