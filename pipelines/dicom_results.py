@@ -73,7 +73,12 @@ def write_dicom_results(
     scan, score = evidence.scan, evidence.score
     if scan is None or score is None or scan.acquisition.modality is None:
         return False
-    sources = read_sources([Path(name) for name in scan.files], result.scan_id, identifiers)
+    sources = read_sources(
+        [Path(name) for name in scan.files],
+        result.scan_id,
+        identifiers,
+        slice_count=scan.grid.size[2],
+    )
     with tolerant_reading():  # what is copied from a header may be as odd as it was there
         report = structured_report(result, sources, score.feedback)
         _save(report, folder / STRUCTURED_REPORT_NAME, sources)
@@ -175,7 +180,7 @@ def capture_images(
             **_equipment(result),
         )
         picture.DerivationDescription = "Voxels that add to the Agatston score in color"
-        picture.SourceImageSequence = [_reference(sources, k)]
+        picture.SourceImageSequence = _references(sources, k)
         picture.BurnedInAnnotation = "NO"
         picture.BodyPartExamined = "HEART"
         yield picture
@@ -271,18 +276,20 @@ def _algorithm(result: ScanResult) -> hd.sr.AlgorithmIdentification:
 def _source_images(
     sources: Sources, slices: list[int]
 ) -> list[hd.sr.SourceImageForMeasurementGroup]:
-    shown = dict.fromkeys(sources.instance_of(k) for k in slices)
+    shown = dict.fromkeys(instance for k in slices for instance in sources.instances_of(k))
     return [
         hd.sr.SourceImageForMeasurementGroup(i.sop_class_uid, i.sop_instance_uid) for i in shown
     ]
 
 
-def _reference(sources: Sources, slice_index: int) -> Dataset:
-    instance = sources.instance_of(slice_index)
-    ds = Dataset()
-    ds.ReferencedSOPClassUID = instance.sop_class_uid
-    ds.ReferencedSOPInstanceUID = instance.sop_instance_uid
-    return ds
+def _references(sources: Sources, slice_index: int) -> list[Dataset]:
+    references = []
+    for instance in sources.instances_of(slice_index):
+        ds = Dataset()
+        ds.ReferencedSOPClassUID = instance.sop_class_uid
+        ds.ReferencedSOPInstanceUID = instance.sop_instance_uid
+        references.append(ds)
+    return references
 
 
 def _subject(sources: Sources) -> dict[str, Any]:

@@ -69,12 +69,14 @@ class Sources:
 
     Args:
         subject: Attributes of `SUBJECT_KEYWORDS`, empty where unknown or withheld.
-        instances: The images, in slice order; one for all slices of a multi-frame object.
+        instances: The images, in slice order; multi-frame objects hold several slices each.
+        slice_count: Number of slices of the scan.
         is_pseudonymous: True if nothing leads back to the patient.
     """
 
     subject: dict[str, str]
     instances: tuple[ReferencedInstance, ...]
+    slice_count: int
     is_pseudonymous: bool
 
     @property
@@ -82,9 +84,11 @@ class Sources:
         """The study the result belongs to."""
         return self.instances[0].study_instance_uid
 
-    def instance_of(self, slice_index: int) -> ReferencedInstance:
-        """The image that holds a slice."""
-        return self.instances[slice_index if len(self.instances) > 1 else 0]
+    def instances_of(self, slice_index: int) -> tuple[ReferencedInstance, ...]:
+        """The image that holds a slice, or all of them where one image holds several."""
+        if len(self.instances) == self.slice_count:
+            return self.instances[slice_index : slice_index + 1]
+        return self.instances
 
     def datasets(self) -> list[Dataset]:
         """Just enough of each image for `highdicom` to refer to it."""
@@ -102,7 +106,11 @@ class Sources:
 
 
 def read_sources(
-    files: Sequence[Path], scan_id: str, identifiers: Literal["pseudonym", "keep"]
+    files: Sequence[Path],
+    scan_id: str,
+    identifiers: Literal["pseudonym", "keep"],
+    *,
+    slice_count: int,
 ) -> Sources:
     """Identifiers of the images of a scan, as they are or replaced.
 
@@ -113,6 +121,7 @@ def read_sources(
         scan_id: Pseudonym of the scan.
         identifiers: `"keep"` copies the patient's; `"pseudonym"` puts the scan's pseudonym
             in place of name and number, digests in place of UIDs, and leaves out dates.
+        slice_count: Number of slices of the scan.
     """
     with tolerant_reading():
         headers = [_read_identifiers(path) for path in files]
@@ -132,7 +141,7 @@ def read_sources(
             )
             for number, header in enumerate(headers)
         )
-    return Sources(subject, instances, is_pseudonymous)
+    return Sources(subject, instances, slice_count, is_pseudonymous)
 
 
 def digest_uid(name: str) -> UID:

@@ -18,6 +18,7 @@ from pipelines.report import Evidence
 from pipelines.results import Finding, LesionRow, ScanResult
 from pipelines.scan import Acquisition, Scan
 from registration.geometry import ImageGrid
+from tests.pipelines.dicom_factory import write_zip
 
 GRID = ImageGrid((40, 32, 6), (0.6, 0.8, 3.0), (-12.0, 7.0, 100.0))
 PATIENT = "Miller^Anna"
@@ -196,12 +197,37 @@ def test_anonymized_headers_without_tags_will_do(tmp_path: Path, identifiers: st
     assert pydicom.dcmread(out / "sr.dcm").StudyInstanceUID.is_valid
 
 
+def test_members_of_archives_are_referred_to(tmp_path: Path) -> None:
+    files = write_headers(tmp_path / "in")
+    members = {f"s/{k}.dcm": Path(name) for k, name in enumerate(files)}
+    archive = write_zip(tmp_path / "study.zip", members)
+    (tmp_path / "out").mkdir()
+    result, evidence = scored(tuple(str(archive / name) for name in members))
+    assert write_dicom_results(tmp_path / "out", result, evidence, identifiers="keep")
+    picture = pydicom.dcmread(tmp_path / "out" / "sc" / "0001.dcm")
+    [source] = picture.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == generate_uid(entropy_srcs=["image 2"])
+
+
+def test_slices_of_a_multi_frame_image_refer_to_it(tmp_path: Path) -> None:
+    files = write_headers(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    result, evidence = scored(files[:1])
+    assert write_dicom_results(tmp_path / "out", result, evidence, identifiers="keep")
+    for path in (tmp_path / "out" / "sc").iterdir():
+        [source] = pydicom.dcmread(path).SourceImageSequence
+        assert source.ReferencedSOPInstanceUID == generate_uid(entropy_srcs=["image 0"])
+
+
 def test_pseudonymous_uids_agree_between_the_results(tmp_path: Path) -> None:
     out = write(tmp_path)
     report, picture = (pydicom.dcmread(out / name) for name in ("sr.dcm", "sc/0001.dcm"))
     assert report.StudyInstanceUID == picture.StudyInstanceUID
     sources = read_sources(
-        [tmp_path / "in" / f"{k}.dcm" for k in range(6)], "abc123def456", "pseudonym"
+        [tmp_path / "in" / f"{k}.dcm" for k in range(6)],
+        "abc123def456",
+        "pseudonym",
+        slice_count=6,
     )
     assert len({instance.sop_instance_uid for instance in sources.instances}) == 6
 
