@@ -147,10 +147,8 @@ def _is_ruin(head: bytes, path: Path) -> bool:
 def _dicom_candidates(
     headers: list[FileHeader], damaged: list[Path], bases: dict[Path, Path]
 ) -> list[SeriesCandidate]:
-    series: dict[object, list[FileHeader]] = defaultdict(list)
-    for header in headers:
-        series[_series_key(header)].append(header)
-    stacks = [stack for members in series.values() for stack in split_stacks(_distinct(members))]
+    series = _series_of(headers)
+    stacks = [stack for members in series for stack in split_stacks(_distinct(members))]
     ordered = [(_in_slice_order(stack), stack[0].modality) for stack in stacks]
     for lost in _by_folder(damaged).values():
         owners = [paths for paths, modality in ordered if _may_own(paths, modality, lost[0])]
@@ -170,10 +168,26 @@ def _may_own(paths: list[Path], modality: str | None, damaged: Path) -> bool:
     return is_stack and any(path.parent == damaged.parent for path in paths)
 
 
-def _series_key(header: FileHeader) -> object:
-    """SeriesInstanceUID, or what comes nearest to it in files that lack one."""
-    if header.series_uid:
-        return header.series_uid
+def _series_of(headers: list[FileHeader]) -> list[list[FileHeader]]:
+    """Files by SeriesInstanceUID; those without one by what comes nearest to it.
+
+    Such a file joins the one series in its folder that it is like in everything else.
+    """
+    series: dict[object, list[FileHeader]] = defaultdict(list)
+    alike: dict[object, set[str]] = defaultdict(set)
+    for header in headers:
+        if header.series_uid:
+            series[header.series_uid].append(header)
+            alike[_likeness(header)].add(header.series_uid)
+    for header in headers:
+        if not header.series_uid:
+            key = _likeness(header)
+            only = next(iter(alike[key])) if len(alike[key]) == 1 else key
+            series[only].append(header)
+    return list(series.values())
+
+
+def _likeness(header: FileHeader) -> object:
     orientation = header.orientation and tuple(round(value, 1) for value in header.orientation)
     return (
         header.path.parent,

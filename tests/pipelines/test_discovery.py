@@ -109,6 +109,14 @@ def test_series_without_uid_are_grouped_by_folder_and_number(tmp_path: Path) -> 
     assert counts == [COUNT, COUNT + 1, COUNT, COUNT + 1]
 
 
+def test_a_slice_without_uid_joins_the_series_it_lies_in(tmp_path: Path) -> None:
+    slices = make_slices(COUNT)
+    del slices[-1].SeriesInstanceUID
+    write_files(slices, tmp_path)
+    (candidate,) = find_series([tmp_path])
+    assert read_scan(candidate).grid.size[2] == COUNT
+
+
 def test_copies_of_files_and_of_series_count_once(tmp_path: Path) -> None:
     paths = write_files(make_slices(COUNT), tmp_path / "a")
     shutil.copy(paths[2], tmp_path / "a" / "copy.dcm")
