@@ -20,6 +20,8 @@ _LEVER_MM = 50.0
 """Length that turns matrix entries into millimetres, so that all unknowns weigh alike."""
 _LEAST_OVERLAP = 0.12
 """Below this share of the region inside the field of view, correlation says nothing."""
+_SAME_MM = 1.0
+"""Matrices that move nothing in the region further apart than this count as one [mm]."""
 _FLAT_HU = 5.0
 """Standard deviation under which a window holds no structure [HU]."""
 
@@ -145,18 +147,63 @@ class AffineRefiner:
         results = [(np.array(start, dtype=float), -1.0) for start in starts]
         for samples, level in zip(self._samples, self.levels, strict=True):
             smoothed = _Moving(volume.smoothed(level.sigma_mm), volume)
-            results = [
-                self._descend(smoothed, samples, matrix, prior, level.iterations)
-                for matrix, _ in results
-            ]
+            done: list[tuple[Matrix, tuple[Matrix, float]]] = []
+            for number, (start, _) in enumerate(results):
+                end = next((end for known, end in done if self._same(known, start)), None)
+                if end is None:
+                    end = self._descend(smoothed, samples, start, prior, level.iterations)
+                    done.append((start, end))
+                results[number] = end
         return results
+
+    def _same(self, first: Matrix, second: Matrix) -> bool:
+        """Whether two matrices are so close that they would end in the same place."""
+        apart = np.abs(self._to_unknowns(first) - self._to_unknowns(second))
+        return bool(apart.max() < _SAME_MM)
 
     def similarity(self, volume: AlignmentVolume, matrix: Matrix) -> float:
         """Mean masked correlation at the finest level, -1 where the overlap is too small."""
         level = self.levels[-1]
         moving = _Moving(volume.smoothed(level.sigma_mm), volume)
         residual = self._residual(moving, self._samples[-1], matrix)
-        return -1.0 if residual is None else 1.0 - residual[2] / 2.0
+        return -1.0 if residual is None else residual[3]
+
+    def local_steps_mm(self, volume: AlignmentVolume, matrix: Matrix) -> NDArray[np.float64]:
+        """How far each octant of the region would still move by itself, mm, shape `(8,)`.
+
+        A good affine leaves every part of the region near an optimum of its own. Where one
+        organ has been taken for another, as a raised diaphragm for the heart, parts pull
+        away even if the whole cannot improve.
+
+        Args:
+            volume: The moving scan.
+            matrix: Homogeneous matrix from reference to scan, LPS mm.
+
+        Returns:
+            Lengths of single Gauss-Newton translations, at most 30 mm; NaN for octants that
+            lie outside the field of view.
+        """
+        level, samples = self.levels[-1], self._samples[-1]
+        moving = _Moving(volume.smoothed(level.sigma_mm), volume)
+        state = self._residual(moving, samples, matrix)
+        if state is None:
+            return np.full(8, np.nan)
+        windows = len(self.windows_hu)
+        residual = state[0].reshape(windows, -1)
+        jacobian = state[1].reshape(windows, -1, 12)[..., :3]
+        octant = ((samples.points > self._center) * np.array([1, 2, 4])).sum(axis=1)
+        _, _, coverage = moving(transform_points(matrix, samples.points))
+        steps = np.full(8, np.nan)
+        for number in range(8):
+            here = octant == number
+            if (coverage * samples.weights)[here].sum() < 0.4 * samples.weights[here].sum():
+                continue
+            slope = jacobian[:, here].reshape(-1, 3)
+            normal = slope.T @ slope
+            normal += np.eye(3) * (1e-3 * np.trace(normal) + 1e-9)
+            step = np.linalg.solve(normal, slope.T @ residual[:, here].ravel())
+            steps[number] = min(30.0, float(np.linalg.norm(step)))
+        return steps
 
     def _sample_reference(self, reference: AlignmentVolume, level: RefinementLevel) -> _Samples:
         points = self.region.sample_points(level.spacing_mm)
@@ -176,8 +223,8 @@ class AffineRefiner:
 
     def _residual(
         self, moving: _Moving, samples: _Samples, matrix: Matrix
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
-        """Weighted residuals `(c n,)`, Jacobian `(c n, 12)`, and objective without prior."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float] | None:
+        """Weighted residuals `(c n,)`, Jacobian `(c n, 12)`, objective, and correlation."""
         hu, gradient, coverage = moving(transform_points(matrix, samples.points))
         weight = samples.weights * coverage
         if weight.sum() < _LEAST_OVERLAP * samples.weights.sum() or weight.sum() <= 0:
@@ -203,6 +250,7 @@ class AffineRefiner:
             residual.ravel(),
             (jacobian * root[:, None]).reshape(-1, 12),
             float((residual**2).sum()),
+            float((moved * fixed * root**2).sum()),
         )
 
     def _descend(
@@ -224,7 +272,7 @@ class AffineRefiner:
         away = unknowns - expected
         cost = state[2] + float(away @ precision @ away)
         for _ in range(iterations):
-            residual, jacobian, _ = state
+            residual, jacobian, *_ = state
             normal = jacobian.T @ jacobian + precision
             slope = jacobian.T @ residual + precision @ away
             step = -np.linalg.solve(normal + damping * np.diag(np.diag(normal)), slope)
@@ -239,7 +287,7 @@ class AffineRefiner:
                 damping *= 8.0
             if np.abs(step).max() < 0.1 or damping > 1e3:
                 break
-        return self._to_matrix(unknowns), 1.0 - state[2] / 2.0
+        return self._to_matrix(unknowns), state[3]
 
     def _to_unknowns(self, matrix: Matrix) -> NDArray[np.float64]:
         middle = transform_points(matrix, self._center)

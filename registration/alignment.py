@@ -40,6 +40,8 @@ class Alignment:
         coverage: Share of the heart ellipsoid inside the scan's field of view, 0 to 1.
         spread_mm: How far refinements from different starts end apart, mm.
         correction_mm: How far the refinement moved the network's answer, mm.
+        strain_mm: How far octants of the heart region would still move by themselves, mm,
+            root mean square; infinite if none is in the field of view.
         scales: Stretch along the principal axes, largest first; 1 is the reference's size.
         rotation_deg: Angle of the rotation part, degrees.
     """
@@ -49,8 +51,14 @@ class Alignment:
     coverage: float
     spread_mm: float
     correction_mm: float
+    strain_mm: float
     scales: tuple[float, float, float]
     rotation_deg: float
+
+    @property
+    def stretch(self) -> float:
+        """Largest over smallest scale, 1 for a heart of the reference's proportions."""
+        return self.scales[0] / self.scales[2]
 
 
 class ReferenceAligner:
@@ -160,6 +168,7 @@ class ReferenceAligner:
             self.coverage(volume, matrix),
             float(spread),
             self._apart_mm(matrix, seen),
+            self._strain_mm(near, matrix),
             (float(scales[0]), float(scales[1]), float(scales[2])),
             float(np.degrees(np.arccos(np.clip(turn, -1.0, 1.0)))),
         )
@@ -204,6 +213,11 @@ class ReferenceAligner:
             probe[:3, 3] = matrix[:3, 3] + _PROBE_MM * corner
             probes.append(probe)
         return probes
+
+    def _strain_mm(self, volume: AlignmentVolume, matrix: Matrix) -> float:
+        steps = self._refiner.local_steps_mm(volume, matrix)
+        known = steps[np.isfinite(steps)]
+        return float(np.sqrt((known**2).mean())) if known.size else float("inf")
 
     def _apart_mm(self, first: Matrix, second: Matrix) -> float:
         apart = transform_points(first, self._check_points) - transform_points(
