@@ -68,14 +68,21 @@ class TextHeader:
 
 
 def is_volume(head: bytes, name: str) -> bool:
-    r"""Whether a file is a volume, by its first 512 bytes or by its suffix.
+    r"""Whether a file is an image volume, by its first 512 bytes or by its suffix.
+
+    Segmentations as 3-D Slicer writes them (`*.seg.nrrd`) name their segments at the head of
+    the file; they lie beside scans and are none.
 
     Example:
         >>> is_volume(b"NRRD0004\ntype: short\n", "image")
         True
+        >>> is_volume(b"NRRD0004\ntype: uchar\nSegment0_ID:=calcium\n", "calcium.seg.nrrd")
+        False
         >>> is_volume(b"hello", "notes.txt")
         False
     """
+    if head.startswith(b"NRRD000") and b"\nSegment" in head:
+        return False
     return volume_suffix(head) is not None or suffix_of(name) is not None
 
 

@@ -164,7 +164,9 @@ def circle_mask(grid: ImageGrid) -> NDArray[np.bool_]:
 
 
 def _axis_positions(grid: ImageGrid, axis: int) -> NDArray[np.float64]:
-    return grid.origin[axis] + grid.spacing[axis] * np.arange(grid.size[axis])
+    index = np.arange(grid.size[axis], dtype=np.float64)
+    result: NDArray[np.float64] = grid.origin[axis] + grid.spacing[axis] * index
+    return result
 
 
 def _gauss(d: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
+from pipelines.phantoms.mediastinum import LABELS
 from pipelines.phantoms.phantom import Phantom, make_phantom
 from pipelines.phantoms.settings import KINDS, STANDARD, PhantomSettings
 
@@ -52,8 +53,8 @@ class CohortRow:
 def write_phantom(phantom: Phantom, folder: str | Path) -> Path:
     """Write `folder/series/*.dcm` and `folder/truth.json`, masks beside it.
 
-    The same phantom gives the same bytes. The masks are NRRD files named `*.seg.nrrd` in
-    `folder/truth`, apart from the series.
+    The same phantom gives the same bytes. The masks are segmentations, `*.seg.nrrd` in
+    `folder/truth`, which `calcium-score run` passes over.
 
     Returns:
         The folder of the DICOM series.
@@ -67,11 +68,23 @@ def write_phantom(phantom: Phantom, folder: str | Path) -> Path:
     for index, plane in enumerate(array):
         dataset = _slice_dataset(phantom, index, np.asarray(plane))
         dataset.save_as(series / f"IM{index + 1:04d}.dcm", enforce_file_format=True)
-    sitk.WriteImage(phantom.calcium_mask, str(truth / "calcium.seg.nrrd"), useCompression=True)
-    sitk.WriteImage(phantom.labels, str(truth / "organs.seg.nrrd"), useCompression=True)
+    _write_segments(phantom.calcium_mask, truth / "calcium.seg.nrrd", {"coronary_calcium": 1})
+    organs = {name: value for name, value in LABELS.items() if value > 0}
+    _write_segments(phantom.labels, truth / "organs.seg.nrrd", organs)
     text = json.dumps(truth_record(phantom), indent=1, sort_keys=True)
     (base / TRUTH_FILE).write_text(text + "\n", encoding="utf-8")
     return series
+
+
+def _write_segments(image: sitk.Image, path: Path, names: dict[str, int]) -> None:
+    """Write labels as a segmentation that 3-D Slicer opens with names, and `run` passes over."""
+    labeled = sitk.Image(image)
+    for number, (name, value) in enumerate(names.items()):
+        labeled.SetMetaData(f"Segment{number}_ID", name)
+        labeled.SetMetaData(f"Segment{number}_Name", name)
+        labeled.SetMetaData(f"Segment{number}_LabelValue", str(value))
+        labeled.SetMetaData(f"Segment{number}_Layer", "0")
+    sitk.WriteImage(labeled, str(path), useCompression=True)
 
 
 def truth_record(phantom: Phantom) -> dict[str, object]:

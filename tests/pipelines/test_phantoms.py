@@ -13,7 +13,9 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
 
+from calcium.agatston import score_image
 from pipelines.cli_phantom import phantom as phantom_command
+from pipelines.discovery import find_series
 from pipelines.phantoms.mediastinum import LABELS
 from pipelines.phantoms.phantom import Phantom, make_phantom
 from pipelines.phantoms.settings import SHIFTED, STANDARD, PhantomSettings
@@ -167,6 +169,22 @@ def test_the_same_phantom_gives_the_same_bytes(cardiac: Phantom, tmp_path: Path)
     for path in sorted(first.iterdir()):
         assert path.read_bytes() == (second / path.name).read_bytes()
     assert (tmp_path / "a/truth.json").read_bytes() == (tmp_path / "b/truth.json").read_bytes()
+
+
+def test_a_run_finds_the_series_and_nothing_of_the_truth(cardiac: Phantom, tmp_path: Path) -> None:
+    write_phantom(cardiac, tmp_path / "one")
+    (candidate,) = find_series([tmp_path])
+    assert candidate.kind == "dicom"
+    assert len(candidate.files) == cardiac.grid.size[2]
+    mask = sitk.ReadImage(tmp_path / "one/truth/calcium.seg.nrrd")
+    np.testing.assert_array_equal(
+        sitk.GetArrayViewFromImage(mask), sitk.GetArrayViewFromImage(cardiac.calcium_mask)
+    )
+
+
+def test_truth_agrees_with_the_scoring_code(cardiac: Phantom) -> None:
+    result = score_image(cardiac.image, cardiac.calcium_mask, "agatston-1990")
+    assert result.agatston == pytest.approx(cardiac.truth.agatston["agatston-1990"])
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy (dicom3tools)")
