@@ -39,17 +39,17 @@ def attention_unet(
     if len(widths) < 2:
         raise ValueError(f"widths must name at least two levels. Received: {tuple(widths)}")
     inputs = keras.Input((None, None, input_channels))
-    x = layers.Conv2D(widths[0], 4, strides=2, padding="same", activation="relu")(inputs)
+    x = layers.Conv2D(widths[0], 4, strides=2, padding="same", activation="elu")(inputs)
     skips = []
     for width in widths[1:]:
         skips.append(x)
         x = layers.AveragePooling2D(2)(x)
-        x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
-        x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+        x = layers.Conv2D(width, 3, padding="same", activation="elu")(x)
+        x = layers.Conv2D(width, 3, padding="same", activation="elu")(x)
     for width, skip in zip(reversed(widths[:-1]), reversed(skips), strict=True):
         x = layers.UpSampling2D(2)(x)
         x = layers.Concatenate()([x, skip])
-        x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+        x = layers.Conv2D(width, 3, padding="same", activation="elu")(x)
     x = layers.Conv2D(1, 3, padding="same")(x)
     x = BilinearDoubling()(x)
     return keras.Model(inputs, layers.Activation("sigmoid")(x), name="attention_unet")
