@@ -239,29 +239,45 @@ def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> dict[str,
     return summary([additive_outcome(s, lattice_attention(predict, s), "lesion") for s in scans])
 
 
-def scoring_settings(
+def model_sections(
     recipe: ScoringRecipe,
     heart: HeartEllipsoid,
+    scans: Sequence[str],
     validation: Mapping[str, float],
     command: str,
 ) -> dict[str, Any]:
-    """The `scoring` section of `model.json`."""
+    """The sections of `model.json` that a scoring training sets.
+
+    Args:
+        recipe: What was trained.
+        heart: Ellipsoid that the network was trained with.
+        scans: Names of the backgrounds.
+        validation: Agreement on held-out scans.
+        command: The command that was given.
+    """
     return {
-        "network": recipe.network,
-        "widths": list(recipe.widths),
-        "decision": "lesion",
-        "preset": "agatston-1990",
-        "heart": {"center_mm": list(heart.center_mm), "radii_mm": list(heart.radii_mm)},
+        "scoring": {
+            "network": recipe.network,
+            "widths": list(recipe.widths),
+            "decision": "lesion",
+            "preset": "agatston-1990",
+            "heart": {"center_mm": list(heart.center_mm), "radii_mm": list(heart.radii_mm)},
+        },
         "training": {
-            "command": command,
-            "seed": recipe.seed,
-            "steps": recipe.steps,
-            "batch_size": recipe.batch_size,
-            "learning_rate": recipe.learning_rate,
-            "simulated_per_background": recipe.simulated,
-            "phantoms": recipe.phantoms,
-            "held_out": list(recipe.hold_out),
-            "validation": {k: round(v, 4) for k, v in validation.items()},
+            "scoring": {
+                "command": command,
+                "recipe": {
+                    "seed": recipe.seed,
+                    "steps": recipe.steps,
+                    "batch_size": recipe.batch_size,
+                    "learning_rate": recipe.learning_rate,
+                    "simulated_per_background": recipe.simulated,
+                    "phantoms": recipe.phantoms,
+                },
+                "scans": list(scans),
+                "held_out": list(recipe.hold_out),
+                "metrics": {k: round(v, 4) for k, v in validation.items()},
+            }
         },
     }
 
@@ -305,5 +321,6 @@ def train_model(
     weights, validation = train_scoring(scans, recipe, work / recipe.network)
     shutil.copyfile(weights, model / SCORING_WEIGHTS_NAME)
     command = f"calcium-score train scoring --network {recipe.network} --steps {recipe.steps}"
-    update_description(model, {"scoring": scoring_settings(recipe, heart, validation, command)})
+    names = sorted({scan.group for scan in scans if not scan.group.startswith("phantom")})
+    update_description(model, model_sections(recipe, heart, names, validation, command))
     return validation

@@ -10,8 +10,8 @@ from calcium.simulation.anatomy import Anatomy
 from calcium.simulation.background import Background
 from pipelines.scoring_training import (
     ScoringRecipe,
+    model_sections,
     read_backgrounds,
-    scoring_settings,
     simulated_scans,
 )
 from registration.geometry import ImageGrid
@@ -47,13 +47,14 @@ def test_scans_without_annotation_are_left_out(tmp_path):
     assert list(read_backgrounds([tmp_path], tmp_path, aligner=None)) == []
 
 
-def test_settings_hold_what_the_scorer_needs_and_how_it_was_trained():
-    settings = scoring_settings(ScoringRecipe(seed=7), HEART, {"kappa": 0.98765}, "command")
-    assert settings["network"] == "additive"
-    assert settings["widths"] == [12, 24, 40, 56]
-    assert settings["heart"]["radii_mm"] == [40.0, 38.0, 30.0]
-    assert settings["training"]["seed"] == 7
-    assert settings["training"]["validation"] == {"kappa": 0.9877}
+def test_sections_hold_what_the_scorer_needs_and_how_it_was_trained():
+    sections = model_sections(ScoringRecipe(seed=7), HEART, ["a"], {"kappa": 0.98765}, "command")
+    assert sections["scoring"]["network"] == "additive"
+    assert sections["scoring"]["widths"] == [12, 24, 40, 56]
+    assert sections["scoring"]["heart"]["radii_mm"] == [40.0, 38.0, 30.0]
+    training = sections["training"]["scoring"]
+    assert training["recipe"]["seed"] == 7
+    assert training["metrics"] == {"kappa": 0.9877}
 
 
 @pytest.mark.slow
