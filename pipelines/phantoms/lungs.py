@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.phantoms.mediastinum import LABELS
-from pipelines.phantoms.shapes import Array, Box, Canvas, TubeField, refine
+from pipelines.phantoms.shapes import Array, Box, Canvas, TubeField, ellipsoid, refine
 from pipelines.phantoms.thorax import Fields, Thorax
 
 Points = NDArray[np.float64]
@@ -46,7 +46,7 @@ def _paint_effusion(canvas: Canvas, thorax: Thorax, lung: Array) -> None:
     x, y, z = canvas.points
     for side, depth in ((-1.0, thorax.effusion_mm[0]), (1.0, thorax.effusion_mm[1])):
         if depth > 0:
-            level = np.float32(88.0 - depth) - np.float32(0.12) * (z + 100)
+            level = np.float32(84.0 - depth) + np.float32(0.25) * (z + 90)
             fluid = np.maximum(np.maximum(lung, level - y), -np.float32(side) * x)
             canvas.paint(canvas.whole, fluid, 12.0, LABELS["effusion"])
 
@@ -98,26 +98,55 @@ def paint_abdomen(
         rng: Draws attenuation and gas.
     """
     inside = np.maximum(fields.diaphragm, fields.cavity)
-    liver_hu, tilt = rng.uniform(46, 64), rng.uniform(0.1, 0.6)
+    liver_hu, left_mm = rng.uniform(46, 64), rng.uniform(35, 70)
+    gas_mm, blobs = rng.uniform(10, 32), _bowel(bottom_mm, rng)
     slices = np.flatnonzero(inside.min(axis=(1, 2)) < canvas.grid.spacing[0])
     if len(slices) == 0:
         return
     box: Box = (slice(int(slices[0]), int(slices[-1]) + 1), slice(None), slice(None))
-    inside = inside[box]
-    canvas.paint(box, inside, 45.0, LABELS["abdomen"])
-    canvas.paint(box, inside + np.float32(3.0), -92.0, LABELS["abdomen"])
-    x, y, z = canvas.local(box)
-    edge = x - 46 + np.float32(tilt) * (y + 60) - np.float32(0.35) * (z + 130)
-    deep = np.maximum(inside + np.float32(3.0), edge)
-    canvas.paint(box, deep, liver_hu, LABELS["liver"])
+    canvas.paint(box, inside[box], 45.0, LABELS["abdomen"])
+    inside += np.float32(3.0)
+    canvas.paint(box, inside[box], -92.0, LABELS["abdomen"])
     height = bottom_mm + thorax.diaphragm_mm
-    organs = [
+    blobs += [
         ((88.0, 46.0, height - 48), (28, 36, 40), 48.0),
         ((66.0, -12.0, height - 46), (44, 56, 40), 35.0),
         ((70.0, -20.0, height - 122), (48, 40, 44), 20.0),
         ((48.0, 48.0, height - 110), (26, 28, 50), 32.0),
+        ((64.0, -34.0, height - 38), (gas_mm, 20, 18), -960.0),
     ]
-    for center, radii, hu in organs:
-        canvas.paint_ellipsoid(center, radii, hu, LABELS["abdomen"])
-    gas = (64.0, -34.0, height - 38)
-    canvas.paint_ellipsoid(gas, (rng.uniform(10, 32), 20, 18), -960.0, LABELS["abdomen"])
+    for blob in blobs:
+        _paint_within(canvas, inside, *blob)
+    x, y, z = canvas.local(box)
+    lobe = 5 + np.float32(left_mm) * np.exp(-(((y + 58) / 52) ** 2))
+    edge = np.float32(0.8) * (x - lobe - np.float32(0.3) * (z - np.float32(bottom_mm)))
+    canvas.paint(box, np.maximum(inside[box], edge), liver_hu, LABELS["liver"])
+
+
+Blob = tuple[tuple[float, float, float], tuple[float, float, float], float]
+"""Center and radii of an ellipsoid in mm, and its attenuation in HU."""
+
+
+def _bowel(bottom_mm: float, rng: np.random.Generator) -> list[Blob]:
+    """Loops of bowel, some with gas, left below the diaphragm."""
+    loops: list[Blob] = []
+    for _ in range(18):
+        x, y, z = rng.uniform((-20, -75, bottom_mm - 130), (105, 60, bottom_mm - 25)).tolist()
+        a, b, c = rng.uniform(8, 20, 3).tolist()
+        hu = rng.uniform(5, 45) if rng.random() < 0.8 else -900.0
+        loops.append(((x, y, z), (a, b, c), hu))
+    return loops
+
+
+def _paint_within(
+    canvas: Canvas,
+    within: Array,
+    center: tuple[float, float, float],
+    radii: tuple[float, float, float],
+    hu: float,
+) -> None:
+    """Paint an ellipsoid where `within`, a distance over the whole canvas, is negative."""
+    box = canvas.box(np.array(center) - radii, np.array(center) + radii)
+    if box is not None:
+        shape = ellipsoid(canvas.local(box), center, radii)
+        canvas.paint(box, np.maximum(shape, within[box]), hu, LABELS["abdomen"])

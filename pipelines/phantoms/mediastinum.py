@@ -64,7 +64,7 @@ VESSEL_RADII_MM = {
 """Radius at either end of each vessel."""
 
 AIRWAY_KNOTS: dict[str, list[tuple[float, float, float]]] = {
-    "trachea": [(-1, -22, 120), (-1, -14, 70), (0, -4, 25), (0, 0, 0)],
+    "trachea": [(-1, -10, 120), (-1, -8, 70), (0, -3, 25), (0, 0, 0)],
     "left_main": [(0, 0, 0), (15, 2, -13), (32, 4, -24), (45, 6, -33)],
     "left_lower": [(45, 6, -33), (52, 12, -50), (58, 18, -78)],
     "left_upper": [(44, 5, -32), (54, -6, -32), (64, -18, -24)],
@@ -82,7 +82,7 @@ AIRWAY_RADII_MM = {
 """Inner radius at either end of each airway."""
 
 ESOPHAGUS_KNOTS = [
-    (2, 2, 120), (3, 8, 60), (6, 13, 20), (8, 14, -10), (8, 13, -50), (10, 6, -90),
+    (2, 7, 120), (3, 10, 60), (6, 13, 20), (8, 14, -10), (8, 13, -50), (10, 6, -90),
     (16, -4, -125), (24, -18, -150),
 ]  # fmt: skip
 """Middle of the gullet, mm."""
