@@ -165,18 +165,18 @@ def test_header_values_cannot_break_out_of_the_page() -> None:
 
 
 def test_report_of_a_very_calcified_scan_stays_light() -> None:
-    grid = ImageGrid((512, 512, 90), (0.4, 0.4, 3.0), (0.0, 0.0, 0.0))
+    grid = ImageGrid((256, 256, 60), (0.7, 0.7, 3.0), (0.0, 0.0, 0.0))
     rng = np.random.default_rng(0)
     noise = rng.normal(40.0, 30.0, grid.shape).astype(np.int16)
     feedback = np.zeros(grid.shape, np.float32)
-    feedback[:, 200:240, 200:240] = rng.random((90, 40, 40)) < 0.5
+    feedback[:, 100:130, 100:130] = rng.random((60, 30, 30)) < 0.5
     found = evidence(grid, feedback)
     assert found.scan is not None
     found = replace(found, scan=replace(found.scan, image=grid.to_image(noise)))
     html = report_html(result(agatston=float(feedback.sum())), found)
-    labels = [label for label in Page(html).labels if "in color" in label]
-    assert len(labels) == 90
-    assert len(html) < 6 * MEGABYTE  # white noise is the worst there is to compress
+    labels = [label for label in Page(html).labels if label and "in color" in label]
+    assert len(labels) == 60
+    assert len(html) < 3 * MEGABYTE  # white noise is the worst there is to compress
 
 
 @pytest.mark.parametrize(
