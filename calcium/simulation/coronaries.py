@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,12 @@ VESSEL_SHARES = {
 }
 """Share of plaques per vessel; vessels without a course are left out (own choice)."""
 
+BURDEN_COUNTS = ((1, 3), (1, 4), (3, 7), (7, 16), (14, 30))
+"""Plaques per patient from a speck or two to every vessel full (first, one past last)."""
+
+BURDEN_SHARES = (0.27, 0.23, 0.25, 0.16, 0.09)
+"""Share of patients with plaque per burden (own choice)."""
+
 PROXIMAL_SHAPE = (1.0, 1.9)
 """Beta distribution of the place along a vessel: plaque prefers the proximal half."""
 
@@ -34,6 +40,7 @@ def draw_coronary_plaques(
     *,
     faint_share: float = 0.5,
     motion_mm: float = 0.0,
+    burden_shares: Sequence[float] = BURDEN_SHARES,
 ) -> list[Insert]:
     """Plaques of one patient, at least one tried.
 
@@ -43,6 +50,7 @@ def draw_coronary_plaques(
         tissue: Tissue of the scan.
         faint_share: Share of plaques with a peak of 130-250 HU.
         motion_mm: Largest smear by motion, mm.
+        burden_shares: Share of patients per entry of `BURDEN_COUNTS`.
 
     Returns:
         Plaques; fewer than drawn where a course leaves the heart's surface or the scan.
@@ -51,12 +59,12 @@ def draw_coronary_plaques(
     if not names:
         return []
     share = np.array([VESSEL_SHARES[name] for name in names])
-    level = rng.choice(4, p=[0.3, 0.25, 0.27, 0.18])
-    count = int(rng.integers(*[(1, 3), (1, 4), (3, 7), (7, 16)][level]))
+    level = int(rng.choice(len(BURDEN_COUNTS), p=burden_shares))
+    count = int(rng.integers(*BURDEN_COUNTS[level]))
     plaques = []
     for _ in range(count):
         name = names[int(rng.choice(len(names), p=share / share.sum()))]
-        size = 0.3 if level == 0 else float(rng.uniform(0.0, 1.0))
+        size = 0.3 if level == 0 else float(rng.uniform(0.0 if level < 4 else 0.3, 1.0))
         cloud = _draw_cloud(rng, courses[name], tissue, size)
         if cloud is None:
             continue

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from calcium.heart_field import HEART_REACH, HeartEllipsoid
 from calcium.labeled_scan import LabeledScan
 from calcium.simulation.background import Background, resample_background
-from calcium.simulation.coronaries import draw_coronary_plaques
+from calcium.simulation.coronaries import BURDEN_SHARES, draw_coronary_plaques
 from calcium.simulation.deformation import Deformation
 from calcium.simulation.distractors import draw_distractors
 from calcium.simulation.inserted import Insert, insert_clouds
@@ -65,6 +65,7 @@ class GeneratorOptions:
         cardiac_share: Share of the others with a cardiac acquisition.
         zero_share: Share of scans without inserted coronary calcium.
         faint_share: Share of plaques with a peak of 130-250 HU.
+        burden_shares: Share of patients with plaque per burden, few to many plaques.
         circle_share: Share of cardiac scans blank outside a reconstruction circle.
         deformation_strength: Strength of the change of anatomy, 1 is plausible.
         spline_order: Order of background interpolation, 1 (fast) or 3.
@@ -74,6 +75,7 @@ class GeneratorOptions:
     cardiac_share: float = 0.5
     zero_share: float = 0.25
     faint_share: float = 0.5
+    burden_shares: tuple[float, ...] = BURDEN_SHARES
     circle_share: float = 0.4
     deformation_strength: float = 1.0
     spline_order: int = 3
@@ -114,6 +116,7 @@ def simulate_scan(
             tissue,
             faint_share=options.faint_share,
             motion_mm=acquisition.motion_mm,
+            burden_shares=options.burden_shares,
         )
     others = draw_distractors(
         rng,
