@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from registration.alignment_volume import AlignmentVolume
 from registration.ellipsoid import Ellipsoid
 from registration.geometry import transform_points
+from registration.volume_sampler import VolumeSampler
 
 Matrix = NDArray[np.float64]
 
@@ -130,25 +131,27 @@ class AffineRefiner:
         self,
         volume: AlignmentVolume,
         starts: Sequence[Matrix],
-        prior: AffinePrior | None = None,
+        priors: AffinePrior | Sequence[AffinePrior] | None = None,
     ) -> list[tuple[Matrix, float]]:
         """Refine several starts on the same scan.
 
         Args:
             volume: The moving scan.
             starts: Homogeneous matrices, reference LPS mm to scan LPS mm, `(4, 4)` each.
-            prior: Expectation; by default the linear part is drawn towards the identity.
+            priors: Expectation, one for all or one per start; by default the linear part is
+                drawn towards the identity.
 
         Returns:
             One pair per start: refined matrix, and the mean masked correlation of the windows
             on the finest level, -1 where too little of the region lies in the field of view.
         """
-        prior = prior or AffinePrior(np.eye(4))
+        if priors is None or isinstance(priors, AffinePrior):
+            priors = [priors or AffinePrior(np.eye(4))] * len(starts)
         results = [(np.array(start, dtype=float), -1.0) for start in starts]
         for samples, level in zip(self._samples, self.levels, strict=True):
-            smoothed = _Moving(volume.smoothed(level.sigma_mm), volume)
+            smoothed = VolumeSampler(volume, level.sigma_mm)
             done: list[tuple[Matrix, tuple[Matrix, float]]] = []
-            for number, (start, _) in enumerate(results):
+            for number, ((start, _), prior) in enumerate(zip(results, priors, strict=True)):
                 end = next((end for known, end in done if self._same(known, start)), None)
                 if end is None:
                     end = self._descend(smoothed, samples, start, prior, level.iterations)
@@ -164,50 +167,13 @@ class AffineRefiner:
     def similarity(self, volume: AlignmentVolume, matrix: Matrix) -> float:
         """Mean masked correlation at the finest level, -1 where the overlap is too small."""
         level = self.levels[-1]
-        moving = _Moving(volume.smoothed(level.sigma_mm), volume)
+        moving = VolumeSampler(volume, level.sigma_mm)
         residual = self._residual(moving, self._samples[-1], matrix)
         return -1.0 if residual is None else residual[3]
 
-    def local_steps_mm(self, volume: AlignmentVolume, matrix: Matrix) -> NDArray[np.float64]:
-        """How far each octant of the region would still move by itself, mm, shape `(8,)`.
-
-        A good affine leaves every part of the region near an optimum of its own. Where one
-        organ has been taken for another, as a raised diaphragm for the heart, parts pull
-        away even if the whole cannot improve.
-
-        Args:
-            volume: The moving scan.
-            matrix: Homogeneous matrix from reference to scan, LPS mm.
-
-        Returns:
-            Lengths of single Gauss-Newton translations, at most 30 mm; NaN for octants that
-            lie outside the field of view.
-        """
-        level, samples = self.levels[-1], self._samples[-1]
-        moving = _Moving(volume.smoothed(level.sigma_mm), volume)
-        state = self._residual(moving, samples, matrix)
-        if state is None:
-            return np.full(8, np.nan)
-        windows = len(self.windows_hu)
-        residual = state[0].reshape(windows, -1)
-        jacobian = state[1].reshape(windows, -1, 12)[..., :3]
-        octant = ((samples.points > self._center) * np.array([1, 2, 4])).sum(axis=1)
-        _, _, coverage = moving(transform_points(matrix, samples.points))
-        steps = np.full(8, np.nan)
-        for number in range(8):
-            here = octant == number
-            if (coverage * samples.weights)[here].sum() < 0.4 * samples.weights[here].sum():
-                continue
-            slope = jacobian[:, here].reshape(-1, 3)
-            normal = slope.T @ slope
-            normal += np.eye(3) * (1e-3 * np.trace(normal) + 1e-9)
-            step = np.linalg.solve(normal, slope.T @ residual[:, here].ravel())
-            steps[number] = min(30.0, float(np.linalg.norm(step)))
-        return steps
-
     def _sample_reference(self, reference: AlignmentVolume, level: RefinementLevel) -> _Samples:
         points = self.region.sample_points(level.spacing_mm)
-        moving = _Moving(reference.smoothed(level.sigma_mm), reference)
+        moving = VolumeSampler(reference, level.sigma_mm)
         hu, gradient, coverage = moving(points)
         soft = np.clip(1.6 - self.region.relative_radius(points), 0.0, 1.0)
         values, gradients = self._windowed(hu, gradient)
@@ -222,7 +188,7 @@ class AffineRefiner:
         return values, gradient * within[..., None]
 
     def _residual(
-        self, moving: _Moving, samples: _Samples, matrix: Matrix
+        self, moving: VolumeSampler, samples: _Samples, matrix: Matrix
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float] | None:
         """Weighted residuals `(c n,)`, Jacobian `(c n, 12)`, objective, and correlation."""
         hu, gradient, coverage = moving(transform_points(matrix, samples.points))
@@ -241,9 +207,9 @@ class AffineRefiner:
             [slope, (slope[..., :, None] * lever[:, None, :]).reshape(*slope.shape[:2], 9)],
             axis=-1,
         )
-        jacobian -= np.einsum("n,cnk->ck", weight, jacobian)[:, None]
-        along = np.einsum("cn,cnk->ck", weight * moved, jacobian)
-        jacobian -= moved[..., None] * along[:, None]
+        jacobian -= (weight @ jacobian)[:, None]
+        along = (weight * moved)[:, None] @ jacobian
+        jacobian -= moved[..., None] * along
         root = np.sqrt(weight / len(values))
         residual = (moved - fixed) * root
         return (
@@ -255,7 +221,7 @@ class AffineRefiner:
 
     def _descend(
         self,
-        moving: _Moving,
+        moving: VolumeSampler,
         samples: _Samples,
         start: Matrix,
         prior: AffinePrior,
@@ -298,51 +264,6 @@ class AffineRefiner:
         matrix[:3, :3] = unknowns[3:].reshape(3, 3) / _LEVER_MM
         matrix[:3, 3] = unknowns[:3] - matrix[:3, :3] @ self._center
         return matrix
-
-
-class _Moving:
-    """Trilinear values, gradients and coverage of a volume at physical points."""
-
-    def __init__(self, hu: NDArray[np.float32], volume: AlignmentVolume) -> None:
-        self._hu = hu.ravel()
-        self._valid = volume.valid.ravel()
-        self._grid = volume.grid
-        z, y, x = volume.grid.shape
-        self._last = np.array([x, y, z]) - 1
-        self._strides = np.array([1, x, x * y])
-
-    def __call__(
-        self, points: Matrix
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """HU `(n,)`, its gradient per mm in LPS `(n, 3)`, and coverage 0 or 1 `(n,)`."""
-        index = self._grid.indices(points)
-        inside = np.all((index >= 0.0) & (index <= self._last), axis=1)
-        low = np.clip(np.floor(index), 0, np.maximum(self._last - 1, 0)).astype(np.int64)
-        part = np.clip(index - low, 0.0, 1.0)
-        first = low @ self._strides
-        step = np.where(self._last > 0, self._strides, 0)
-        corners = np.empty((2, 2, 2, len(points)))
-        for k in range(8):
-            bits = (k >> 2 & 1, k >> 1 & 1, k & 1)
-            corners[bits] = self._hu[first + step @ np.array(bits[::-1])]
-        valid = self._valid[np.rint(np.clip(index, 0, self._last)).astype(int) @ self._strides]
-        along_x = corners[:, :, 0] + part[:, 0] * (corners[:, :, 1] - corners[:, :, 0])
-        along_y = along_x[:, 0] + part[:, 1] * (along_x[:, 1] - along_x[:, 0])
-        value = along_y[0] + part[:, 2] * (along_y[1] - along_y[0])
-        d_x = _blend(corners[:, :, 1] - corners[:, :, 0], part[:, 1], part[:, 2])
-        d_y = _blend2(along_x[:, 1] - along_x[:, 0], part[:, 2])
-        d_z = along_y[1] - along_y[0]
-        gradient = np.stack([d_x, d_y, d_z], axis=-1) / np.array(self._grid.spacing)
-        gradient = gradient @ self._grid.direction_matrix.T
-        return value, gradient, np.where(inside, valid, 0.0)
-
-
-def _blend(corners: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]) -> Matrix:
-    return _blend2(corners[:, 0] + y * (corners[:, 1] - corners[:, 0]), z)
-
-
-def _blend2(ends: NDArray[np.float64], part: NDArray[np.float64]) -> Matrix:
-    return np.asarray(ends[0] + part * (ends[1] - ends[0]))
 
 
 def _standardized(

@@ -40,8 +40,8 @@ class Alignment:
         coverage: Share of the heart ellipsoid inside the scan's field of view, 0 to 1.
         spread_mm: How far refinements from different starts end apart, mm.
         correction_mm: How far the refinement moved the network's answer, mm.
-        strain_mm: How far octants of the heart region would still move by themselves, mm,
-            root mean square; infinite if none is in the field of view.
+        mirror_margin: By how much the similarity exceeds that of the best mirrored alignment;
+            negative if the scan looks like a mirror image of the reference.
         scales: Stretch along the principal axes, largest first; 1 is the reference's size.
         rotation_deg: Angle of the rotation part, degrees.
     """
@@ -51,7 +51,7 @@ class Alignment:
     coverage: float
     spread_mm: float
     correction_mm: float
-    strain_mm: float
+    mirror_margin: float
     scales: tuple[float, float, float]
     rotation_deg: float
 
@@ -71,8 +71,8 @@ class ReferenceAligner:
     Args:
         reference: Reference image, HU; padding below -1100 HU is not compared.
         region: The heart in the space of the reference.
-        network: Maps cubes `(n, z, y, x, 3)` to residual matrices `(n, 4, 4)`; `None` to
-            refine from the first guess alone.
+        network: Keras model from cubes `(n, z, y, x, 3)` to residual matrices
+            `(n, 4, 4)`; `None` to refine from the first guess alone.
         cube: Lattice of the network's input in the space of the reference.
         wide_offset_mm: From the centroid of the lungs to the middle of the heart, LPS mm.
         tight_offset_mm: From the middle of a tight field of view to that of the heart.
@@ -154,10 +154,13 @@ class ReferenceAligner:
         guess = self.first_guess(volume)
         near = volume.cropped(transform_points(guess, self._center), _CROP_MM)
         seen = self._look(near, guess)
-        starts = [seen, *self._probes(seen), guess]
-        prior = AffinePrior(np.eye(4), weight=PRIOR_WEIGHT)
-        ends = self._refiner.refine(near, starts, prior)
-        matrix, similarity = max(ends[:1] + ends[1:], key=lambda end: end[1])
+        upright = [seen, *self._probes(seen), guess]
+        flips = self._flips()
+        priors = [AffinePrior(np.eye(4), weight=PRIOR_WEIGHT)] * len(upright)
+        priors += [AffinePrior(flip, weight=PRIOR_WEIGHT) for flip in flips]
+        found = self._refiner.refine(near, upright + [seen @ flip for flip in flips], priors)
+        ends, mirrored = found[: len(upright)], found[len(upright) :]
+        matrix, similarity = max(ends, key=lambda end: end[1])
         matrix = np.round(matrix, 5)
         spread = np.median([self._apart_mm(matrix, end) for end, _ in ends])
         left, scales, right = np.linalg.svd(matrix[:3, :3])
@@ -168,7 +171,7 @@ class ReferenceAligner:
             self.coverage(volume, matrix),
             float(spread),
             self._apart_mm(matrix, seen),
-            self._strain_mm(near, matrix),
+            float(similarity - max(end[1] for end in mirrored)),
             (float(scales[0]), float(scales[1]), float(scales[2])),
             float(np.degrees(np.arccos(np.clip(turn, -1.0, 1.0)))),
         )
@@ -198,10 +201,20 @@ class ReferenceAligner:
         for _ in range(2):
             hu, valid = sampler(transform_points(matrix, self._cube_points))
             cube = to_channels(hu, valid).reshape(1, *self.cube.shape, CHANNELS)
-            residual = np.asarray(self._network(cube, training=False)[0], dtype=float)
+            residual = np.asarray(self._network.predict_on_batch(cube)[0], dtype=float)
             matrix = matrix @ residual
         # Threads may change the last digits of the network; they must not change a score.
         return np.round(matrix, 3)
+
+    def _flips(self) -> list[Matrix]:
+        """Mirrorings of the reference about the middle of the heart, left-right first."""
+        flips = []
+        for axis in range(3):
+            flip = np.eye(4)
+            flip[axis, axis] = -1.0
+            flip[axis, 3] = 2.0 * self._center[axis]
+            flips.append(flip)
+        return flips
 
     def _probes(self, matrix: Matrix) -> list[Matrix]:
         """Starts beside an answer, towards the corners of a tetrahedron."""
@@ -213,11 +226,6 @@ class ReferenceAligner:
             probe[:3, 3] = matrix[:3, 3] + _PROBE_MM * corner
             probes.append(probe)
         return probes
-
-    def _strain_mm(self, volume: AlignmentVolume, matrix: Matrix) -> float:
-        steps = self._refiner.local_steps_mm(volume, matrix)
-        known = steps[np.isfinite(steps)]
-        return float(np.sqrt((known**2).mean())) if known.size else float("inf")
 
     def _apart_mm(self, first: Matrix, second: Matrix) -> float:
         apart = transform_points(first, self._check_points) - transform_points(

@@ -25,7 +25,7 @@ def alignment_uncertainty(alignment: Alignment) -> float:
                 (1.0 - alignment.similarity) / 0.25,
                 alignment.spread_mm / 4.0,
                 alignment.correction_mm / 30.0,
-                alignment.strain_mm / 12.0,
+                (0.02 - alignment.mirror_margin) / 0.05,
                 alignment.rotation_deg / 30.0,
                 np.log(max(alignment.stretch, 1.0)) / np.log(1.8),
             ]

@@ -76,9 +76,9 @@ def test_drift_is_removed_about_the_given_point():
 def test_refuses_a_cohort_of_one_and_starts_for_another_number(cohort):
     members, _ = cohort
     builder = AffineMeanBuilder(GRID)
-    with pytest.raises(ValueError, match="at least two members. Received: 1"):
+    with pytest.raises(ValueError, match=r"at least two members. Received: 1"):
         builder.build(members[:1], ROUNDS)
-    with pytest.raises(ValueError, match="one start per member. Received: 1 for 4"):
+    with pytest.raises(ValueError, match=r"one start per member. Received: 1 for 4"):
         builder.build(members, ROUNDS, starts=[np.eye(4)])
-    with pytest.raises(ValueError, match="least_members must be positive. Received: 0"):
+    with pytest.raises(ValueError, match=r"least_members must be positive. Received: 0"):
         AffineMeanBuilder(GRID, least_members=0)

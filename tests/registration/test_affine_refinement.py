@@ -58,7 +58,6 @@ def test_similarity_is_minus_one_where_nothing_overlaps(refiner):
     ((matrix, similarity),) = refiner.refine(volume, [far])
     np.testing.assert_array_equal(matrix, far)
     assert similarity == -1.0
-    assert np.isnan(refiner.local_steps_mm(volume, far)).all()
 
 
 def test_similarity_does_not_mind_linear_changes_of_a_single_window():
@@ -68,16 +67,6 @@ def test_similarity_does_not_mind_linear_changes_of_a_single_window():
     refiner = AffineRefiner(prepare_volume(image), HEART, windows_hu=window)
     weaker = prepare_volume(sitk.Cast(image, sitk.sitkFloat32) * 0.5)
     assert refiner.similarity(weaker, np.eye(4)) == pytest.approx(1.0, abs=0.01)
-
-
-def test_octants_pull_away_by_about_the_shift_that_is_left(refiner):
-    volume = prepare_volume(torso_scan(oblique_chest_grid()))
-    shifted = np.eye(4)
-    shifted[0, 3] = 6.0
-    still = refiner.local_steps_mm(volume, np.eye(4))
-    pulled = refiner.local_steps_mm(volume, shifted)
-    assert np.nanmax(still) < 1.5
-    assert np.nanmedian(pulled) == pytest.approx(6.0, abs=3.0)
 
 
 def test_a_heavy_prior_keeps_the_shape():

@@ -89,5 +89,5 @@ def test_all_padding_is_no_field_of_view():
 
 
 def test_refuses_a_plane_image():
-    with pytest.raises(ValueError, match="three-dimensional. Received: 2-D"):
+    with pytest.raises(ValueError, match=r"three-dimensional. Received: 2-D"):
         prepare_volume(ImageGrid((4, 4), (1.0, 1.0), (0.0, 0.0)).empty_image())

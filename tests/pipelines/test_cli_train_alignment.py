@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner
+
+from pipelines.cli_train_alignment import command
+from pipelines.model import read_description
+from registration.alignment import ReferenceAligner
+from registration.ellipsoid import Ellipsoid
+from registration.geometry import affine_matrix
+from tests.registration.torso import (
+    mean_distance_mm,
+    oblique_chest_grid,
+    small_affine,
+    torso_scan,
+)
+
+SHIFTS = {"one": (0.0, 0.0, 0.0), "two": (30.0, 10.0, 500.0), "three": (-20.0, 5.0, -300.0)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    scans, out = folder / "scans", folder / "model"
+    scans.mkdir()
+    for name, shift in SHIFTS.items():
+        image = torso_scan(oblique_chest_grid(shift), small_affine(shift), noise_hu=10.0)
+        sitk.WriteImage(image, str(scans / f"{name}.nii.gz"))
+    arguments = [str(scans), "--out", str(out), "--steps", "2", "--phantoms", "0"]
+    result = CliRunner().invoke(command, [*arguments, "--hold-out", "three"])
+    return scans, out, result
+
+
+@pytest.mark.slow
+def test_writes_a_model_folder_that_aligns(trained):
+    scans, out, result = trained
+    assert result.exit_code == 0, result.output
+    description = read_description(out)
+    assert set(description["files"]) == {"atlas.nii.gz", "alignment.weights.h5"}
+    aligner = ReferenceAligner.from_settings(
+        sitk.ReadImage(str(out / "atlas.nii.gz")),
+        Ellipsoid.from_dict(description["heart"]),
+        description["alignment"],
+        out / "alignment.weights.h5",
+    )
+    found = {
+        name: affine_matrix(
+            aligner.align(sitk.ReadImage(str(scans / f"{name}.nii.gz"))).atlas_to_scan
+        )
+        for name in SHIFTS
+    }
+    # The same torso thrice: whatever the atlas is, scans must agree on where its points are.
+    for name in ("two", "three"):
+        between = found[name] @ np.linalg.inv(found["one"])
+        expected = small_affine(SHIFTS[name]) @ np.linalg.inv(small_affine(SHIFTS["one"]))
+        assert mean_distance_mm(between, expected) < 4.0
+
+
+@pytest.mark.slow
+def test_records_what_was_trained_on(trained):
+    _, out, _ = trained
+    training = json.loads((out / "alignment.json").read_text())["training"]["alignment"]
+    assert training["scans"] == ["one", "two"]
+    assert training["held_out"] == ["three"]
+    assert training["recipe"]["steps"] == 2
+    assert training["metrics"]["left_out_error_mm"] > 0
+
+
+@pytest.mark.slow
+def test_refuses_to_hold_out_an_unknown_scan(trained):
+    scans, out, _ = trained
+    arguments = [str(scans), "--out", str(out), "--hold-out", "four"]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 1
+    assert "hold_out must name scans of the cohort" in result.output
+    assert "four" in result.output
