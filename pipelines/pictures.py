@@ -30,6 +30,9 @@ ATLAS_WINDOW_HU = (-250.0, 350.0)
 HEART_MARGIN_MM = 12.0
 """Room left around the heart in a picture, mm."""
 
+VIEW_SCALE = 1.7
+"""Part of the atlas shown beside the scan, in units of the heart's radii."""
+
 CONTRIBUTION_FLOOR = 0.05
 """Slices that add less to the Agatston score cannot move the printed whole number and get
 no picture of their own; the report gives their sum."""
@@ -333,11 +336,8 @@ def _atlas_view(
     lesions: NDArray[np.float64],
 ) -> AtlasView:
     grid = ImageGrid.from_image(atlas)
-    index = int(np.round(grid.indices(heart.center_mm)[plane.normal]))
-    index = min(max(index, 0), grid.size[plane.normal] - 1)
-    cut = [slice(None)] * 3
-    cut[plane.normal] = slice(index, index + 1)
-    atlas_plane = atlas[tuple(cut)]
+    atlas_plane = atlas[_cut(grid, heart, plane)]
+    grid = ImageGrid.from_image(atlas_plane)
     scan_plane = sitk.Resample(
         image, atlas_plane, atlas_to_scan, sitk.sitkLinear, AIR_HU, sitk.sitkFloat32
     )
@@ -360,6 +360,18 @@ def _atlas_view(
         lesions=tuple(place(point) for point in lesions),
         edges=plane.edges,
     )
+
+
+def _cut(grid: ImageGrid, heart: Region, plane: _Plane) -> tuple[slice, slice, slice]:
+    """The part of the atlas to show: one layer through the heart's center, with surroundings."""
+    center = grid.indices(heart.center_mm)
+    half = VIEW_SCALE * np.array(heart.radii_mm) / np.array(grid.spacing)
+    half[plane.normal] = 0.0
+    last = np.array(grid.size) - 1
+    lower = np.clip(np.round(center - half), 0, last).astype(int).tolist()
+    upper = np.clip(np.round(center + half), 0, last).astype(int).tolist()
+    x, y, z = (slice(low, high + 1) for low, high in zip(lower, upper, strict=True))
+    return x, y, z
 
 
 def _plane_uri(image: sitk.Image, plane: _Plane) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import math
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import SimpleITK as sitk
 
@@ -21,6 +20,7 @@ from pipelines.discovery import SeriesCandidate
 from pipelines.model import Model, load_model
 from pipelines.reading import read_scan
 from pipelines.reasons import REASONS, UnusableSeries
+from pipelines.redaction import redacted_traceback
 from pipelines.report import Evidence, report_html
 from pipelines.results import (
     Finding,
@@ -189,9 +189,7 @@ class ScanRun:
                 "acquisition": asdict(scan.acquisition),
                 "size": list(grid.size),
                 "spacing_mm": list(grid.spacing),
-                "atlas_to_scan": affine_matrix(alignment.atlas_to_scan).tolist(),
-                "similarity": float(alignment.similarity),
-                "heart_coverage": float(alignment.coverage),
+                "alignment": alignment_facts(alignment),
             },
         )
 
@@ -305,6 +303,21 @@ def scan_kind(grid: ImageGrid) -> Kind:
     return "cardiac" if small else "chest"
 
 
+def alignment_facts(alignment: Alignment) -> dict[str, Any]:
+    """Everything an alignment says, as plain JSON values; infinite measures become `None`."""
+    facts: dict[str, Any] = {}
+    for item in fields(alignment):
+        value = getattr(alignment, item.name)
+        if isinstance(value, sitk.Transform):
+            value = affine_matrix(value).tolist()
+        elif isinstance(value, tuple):
+            value = list(value)
+        elif not math.isfinite(value):
+            value = None
+        facts[item.name] = value
+    return facts
+
+
 def write_images(folder: Path, evidence: Evidence) -> None:
     """Write feedback map and alignment of a scan, as far as they exist."""
     if evidence.alignment is not None:
@@ -312,24 +325,6 @@ def write_images(folder: Path, evidence: Evidence) -> None:
     if evidence.score is not None and evidence.scan is not None:
         image = evidence.scan.grid.to_image(evidence.score.feedback)
         sitk.WriteImage(image, str(folder / FEEDBACK_NAME), useCompression=True, compressionLevel=1)
-
-
-def redacted_traceback(error: BaseException, candidate: SeriesCandidate) -> str:
-    """Traceback for the log, without paths of the scan and without quoted values.
-
-    File names and header values can name a patient; stack frames and numbers cannot.
-    """
-    text = "".join(traceback.format_exception(error))
-    folders = {str(path.parent) for path in candidate.files} | {candidate.source}
-    names = {str(path) for path in candidate.files} | {path.name for path in candidate.files}
-    for secret in sorted(names | folders, key=len, reverse=True):
-        if len(secret) > 3:
-            text = text.replace(secret, "<scan>")
-    lines = [
-        line if line.startswith((" ", "Traceback")) else re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", line)
-        for line in text.splitlines()
-    ]
-    return "\n".join(lines)
 
 
 def _with_score(result: ScanResult, score: ScanScore) -> ScanResult:

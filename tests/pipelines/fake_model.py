@@ -25,13 +25,20 @@ def bright_score(hu: NDArray[np.int16]) -> float:
     return PER_VOXEL * int(np.count_nonzero(hu >= BRIGHT_HU))
 
 
+@dataclass(frozen=True)
+class FakeAlignment:
+    atlas_to_scan: sitk.AffineTransform
+    similarity: float = 0.8
+    coverage: float = 0.95
+    scales: tuple[float, float, float] = (1.1, 1.0, 0.9)
+    doubt_mm: float = float("inf")
+
+
 class FakeAligner:
-    def align(self, image: sitk.Image) -> SimpleNamespace:
+    def align(self, image: sitk.Image) -> FakeAlignment:
         matrix = np.eye(4)
         matrix[:3, 3] = ImageGrid.from_image(image).center
-        return SimpleNamespace(
-            atlas_to_scan=affine_transform(matrix), similarity=0.8, coverage=0.95
-        )
+        return FakeAlignment(affine_transform(matrix))
 
 
 class FakeScorer:

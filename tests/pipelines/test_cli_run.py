@@ -112,7 +112,9 @@ def test_alignment_is_an_itk_file(tmp_path: Path, fake: FakeModel) -> None:
     transform = sitk.ReadTransform(str(scan_of(tmp_path / "out") / "alignment.tfm"))
     stored = json.loads((scan_of(tmp_path / "out") / "result.json").read_text())
     corner = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    assert corner == pytest.approx(np.array(stored["details"]["atlas_to_scan"])[:3, 3])
+    said = stored["details"]["alignment"]
+    assert (said["coverage"], said["scales"], said["doubt_mm"]) == (0.95, [1.1, 1.0, 0.9], None)
+    assert corner == pytest.approx(np.array(stored["details"]["alignment"]["atlas_to_scan"])[:3, 3])
 
 
 def test_review_is_scored_and_exits_with_zero(tmp_path: Path, fake: FakeModel) -> None:

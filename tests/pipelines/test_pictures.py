@@ -166,12 +166,23 @@ def test_atlas_views_show_the_scan_where_the_transform_puts_it() -> None:
         assert len(np.unique(decoded(view.atlas_uri))) == 1
 
 
+def test_views_show_the_heart_and_its_surroundings() -> None:
+    grid = ImageGrid((100, 90, 80), (2.0, 2.5, 3.0), (-100.0, -110.0, -120.0))
+    image = grid.to_image(np.zeros(grid.shape, np.int16))
+    heart = Ellipsoid((5.0, -8.0, 110.0), (30.0, 25.0, 28.0))
+    axial, coronal, sagittal = atlas_views(image, image, sitk.AffineTransform(3), heart)
+    assert (axial.width_mm, axial.height_mm) == pytest.approx((102.0, 85.0), abs=3.0)
+    # 28 mm times 1.7 upwards would leave the atlas, which ends 8.5 mm above the heart's center
+    assert coronal.height_mm == pytest.approx(47.6 + 8.5, abs=3.0)
+    assert sagittal.heart[1] == pytest.approx(8.5, abs=1.5)
+
+
 def test_views_have_the_head_on_top() -> None:
     grid = ImageGrid((30, 30, 30), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     array = np.full(grid.shape, -900, np.int16)
     array[24:] = 400
     image = grid.to_image(array)
-    heart = Ellipsoid((30.0, 30.0, 30.0), (10.0, 10.0, 10.0))
+    heart = Ellipsoid((30.0, 30.0, 30.0), (20.0, 20.0, 20.0))
     views = atlas_views(image, image, sitk.AffineTransform(3), heart)
     for view in views[1:]:
         gray = decoded(view.scan_uri).astype(float)
