@@ -38,7 +38,8 @@ def alignment_uncertainty(alignment: Alignment) -> float:
         alignment: As `ReferenceAligner.align` gives it.
 
     Returns:
-        0 to 1, and 1 for a similarity below `LEAST_SIMILARITY`; from `ALARM_UNCERTAINTY` on, somebody should look.
+        0 to 1, and 1 for a similarity below `LEAST_SIMILARITY`; from `ALARM_UNCERTAINTY`
+        on, somebody should look.
 
     Source:
         Own fit to real and synthetic scans turned, mirrored, cut and moved to other organs;

@@ -27,7 +27,12 @@ def test_a_good_alignment_raises_no_alarm():
     [
         {"similarity": 0.45},
         {"similarity": 0.75, "spread_mm": 30.0, "correction_mm": 40.0},
-        {"similarity": 0.83, "mirror_margin": -0.06, "scales": (1.2, 1.0, 0.76)},
+        {
+            "similarity": 0.83,
+            "mirror_margin": -0.08,
+            "correction_mm": 16.0,
+            "scales": (1.25, 1.0, 0.79),
+        },
         {"similarity": 0.82, "correction_mm": 40.0, "scales": (1.0, 0.9, 0.55)},
     ],
 )
