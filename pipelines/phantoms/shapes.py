@@ -148,8 +148,10 @@ class Canvas:
         first = np.maximum(np.floor(index.min(axis=1)).astype(int), 0)
         last = np.minimum(np.ceil(index.max(axis=1)).astype(int) + 1, np.array(self.grid.size))
         return [
-            (slice(a[2], b[2]), slice(a[1], b[1]), slice(a[0], b[0])) if np.all(a < b) else None
-            for a, b in zip(first.tolist(), last.tolist(), strict=True)
+            (slice(a[2], b[2]), slice(a[1], b[1]), slice(a[0], b[0])) if there else None
+            for a, b, there in zip(
+                first.tolist(), last.tolist(), np.all(first < last, axis=1), strict=True
+            )
         ]
 
     def box(self, low: ArrayLike, high: ArrayLike, margin_mm: float = 4.0) -> Box | None:
@@ -183,12 +185,19 @@ class Canvas:
 
     def paint(self, box: Box, distance: Array, hu: float | Array, label: int | None = None) -> None:
         """Replace what is inside a shape by `hu`, with an edge one voxel wide."""
-        edge = np.float32(1.0 / max(self.grid.spacing))
-        occupancy = np.clip(np.float32(0.5) - distance * edge, 0, 1)
-        target = self.hu[box]
-        target += occupancy * (hu - target)
-        if label is not None:
-            self.labels[box][distance < 0] = label
+        step = np.float32(max(self.grid.spacing))
+        target, labels = self.hu[box], self.labels[box]
+        for k, plane in enumerate(distance):  # slice by slice, so that it stays in the cache
+            if plane.min() >= step / 2:
+                continue
+            occupancy = plane * (-1 / step)
+            occupancy += np.float32(0.5)
+            np.clip(occupancy, 0, 1, out=occupancy)
+            change = (hu[k] if isinstance(hu, np.ndarray) else np.float32(hu)) - target[k]
+            change *= occupancy
+            target[k] += change
+            if label is not None:
+                labels[k][plane < 0] = label
 
     def paint_ellipsoid(
         self,

@@ -157,6 +157,24 @@ def test_tubes_paint_only_near_their_path() -> None:
     assert np.all(np.abs(inside[:, 1] + 5.0 - 20.3) <= 4.6)
 
 
+def test_boxes_hold_what_lies_inside_and_nothing_else() -> None:
+    grid = ImageGrid((40, 30, 25), (1.0, 2.0, 1.5), (-20.0, 5.0, 60.0))
+    canvas = Canvas(grid, lambda p: p - 10.0, lambda p: p + 10.0)
+    low, high = np.array([-25.0, 10.0, 55.0]), np.array([-21.0, 15.0, 58.0])
+    box = canvas.box(low, high, 0.0)
+    assert box is not None
+    inside = np.all([(p >= a) & (p <= b) for p, a, b in zip(canvas.points, low, high, strict=True)],
+                    axis=0)  # fmt: skip
+    assert inside.any()
+    assert inside[box].sum() == inside.sum()
+    assert inside[box].size < 3 * inside.sum()
+    for axis in range(3):
+        for side in (-1, 1):
+            shift = np.zeros(3)
+            shift[axis] = side * 200.0
+            assert canvas.box(low + shift, high + shift) is None
+
+
 def test_refining_a_linear_field_is_exact() -> None:
     z, y, x = np.meshgrid(np.arange(3), np.arange(4), np.arange(5), indexing="ij")
     fine = refine(1.0 * z - 2.0 * y + 3.0 * x, (9, 10, 21))
