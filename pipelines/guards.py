@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from pipelines.scan import Scan
+from registration.alignment_uncertainty import ALARM_UNCERTAINTY, alignment_uncertainty
 from registration.ellipsoid import Ellipsoid
 from registration.geometry import ImageGrid, affine_matrix, transform_points
 
@@ -57,14 +58,8 @@ SIEMENS_SHARP_KERNEL = 50
 
 _SIEMENS_KERNEL = re.compile(r"(?:B|BR|BV|BF|BL|BP|HR|HV|I|QR)(?P<sharpness>\d\d)(?!\d)")
 
-UNCERTAIN_SIMILARITY = 0.70
-"""Correlation with the atlas below which an alignment needs a look."""
-
 WRONG_SIMILARITY = 0.40
 """Correlation with the atlas below which no heart was found."""
-
-UNCERTAIN_SPREAD_MM = 8.0
-"""Disagreement of refinements from different starts that needs a look, mm."""
 
 SAMPLING_MM = 4.0
 """Spacing of the samples that measure the heart's soft tissue, mm."""
@@ -103,7 +98,7 @@ def evaluate_guards(scan: Scan, alignment: Alignment, model: Model) -> tuple[Gua
     """
     found = [
         *coverage_findings(alignment.coverage),
-        *alignment_findings(alignment.similarity, alignment.spread_mm),
+        *alignment_findings(alignment.similarity, alignment_uncertainty(alignment)),
         *acquisition_findings(scan),
     ]
     if not any(finding.severity == "reject" for finding in found):
@@ -111,25 +106,24 @@ def evaluate_guards(scan: Scan, alignment: Alignment, model: Model) -> tuple[Gua
     return tuple(sorted(found, key=lambda finding: finding.severity != "reject"))
 
 
-def alignment_findings(similarity: float, spread_mm: float) -> tuple[GuardFinding, ...]:
-    """Guard on an alignment that is wrong, or that other starts would not have given.
+def alignment_findings(similarity: float, uncertainty: float) -> tuple[GuardFinding, ...]:
+    """Guard on an alignment that misses the heart, or may.
 
     Args:
         similarity: Masked correlation of scan and atlas in the heart, -1 to 1.
-        spread_mm: How far refinements from different starts end apart, mm.
+        uncertainty: Estimated chance that the alignment is wrong, 0 to 1.
     """
-    look = "Check in the report that the outline holds the heart."
     if similarity < WRONG_SIMILARITY:
         message = (
             f"No heart was found: the best match with the atlas correlates at {similarity:.2f}. "
             "Send an axial CT of the chest or heart of a supine adult."
         )
         return (GuardFinding("ALIGNMENT_UNCERTAIN", "reject", message),)
-    if similarity < UNCERTAIN_SIMILARITY:
-        message = f"The heart matches the atlas poorly (correlation {similarity:.2f}). {look}"
-        return (GuardFinding("ALIGNMENT_UNCERTAIN", "review", message),)
-    if spread_mm > UNCERTAIN_SPREAD_MM:
-        message = f"The position of the heart is uncertain by about {spread_mm:.0f} mm. {look}"
+    if uncertainty >= ALARM_UNCERTAINTY:
+        message = (
+            f"The heart may not be where the atlas was laid (chance of error {uncertainty:.0%}). "
+            "Check in the report that the outline holds the heart."
+        )
         return (GuardFinding("ALIGNMENT_UNCERTAIN", "review", message),)
     return ()
 

@@ -111,20 +111,18 @@ def test_coverage_warns_then_refuses(coverage, severities):
 
 
 @pytest.mark.parametrize(
-    ("similarity", "spread_mm", "severities"),
+    ("similarity", "uncertainty", "severities"),
     [
-        (0.9, 1.0, []),
-        (0.7, 8.0, []),
-        (0.69, 1.0, ["review"]),
-        (0.9, 8.1, ["review"]),
+        (0.9, 0.0, []),
+        (0.9, 0.39, []),
+        (0.9, 0.4, ["review"]),
+        (0.41, 1.0, ["review"]),
         (0.39, 1.0, ["reject"]),
-        (-1.0, 50.0, ["reject"]),
+        (-1.0, 1.0, ["reject"]),
     ],
 )
-def test_poor_or_unstable_alignment_warns_and_a_failed_one_refuses(
-    similarity, spread_mm, severities
-):
-    assert [f.severity for f in alignment_findings(similarity, spread_mm)] == severities
+def test_a_doubtful_alignment_warns_and_a_failed_one_refuses(similarity, uncertainty, severities):
+    assert [f.severity for f in alignment_findings(similarity, uncertainty)] == severities
 
 
 def test_soft_tissue_is_measured_where_the_transform_says():
