@@ -89,7 +89,10 @@ def test_the_shipped_model_recovers_a_known_affine_of_a_phantom(default_aligner)
     assert before.similarity > 0.75
     assert before.coverage > 0.9
     assert alignment_uncertainty(before) < ALARM_UNCERTAINTY
-    check_equivariance(default_aligner, image, before)
+    heart = transform_points(affine_matrix(before.atlas_to_scan), default_aligner.region.center_mm)
+    known = small_affine(shift=(9.0, -6.0, 12.0), center=heart)
+    # 6 mm: what the tight field of view loses at its edges, and the prior on shape.
+    check_equivariance(default_aligner, image, before, known, 6.0)
 
 
 @pytest.mark.slow
@@ -99,7 +102,12 @@ def test_the_shipped_model_recovers_a_known_affine_of_a_real_scan(default_aligne
     before = default_aligner.align(image)
     assert before.similarity > 0.8
     assert 0.8 < before.coverage < 1.0
-    check_equivariance(default_aligner, image, before)
+    turned = sitk.Euler3DTransform(
+        transform_points(affine_matrix(before.atlas_to_scan), default_aligner.region.center_mm),
+        0.10, -0.06, 0.15, (14.0, -9.0, 18.0),
+    )  # fmt: skip
+    # 6 mm: the scan ends at the base of the heart, and turning cuts off more of it.
+    check_equivariance(default_aligner, image, before, affine_matrix(turned), 6.0)
 
 
 @pytest.mark.slow
@@ -114,17 +122,11 @@ def test_scans_without_a_heart_are_noticed(default_aligner, shared_data, name):
     assert alignment.coverage < 0.5 or alignment_uncertainty(alignment) >= ALARM_UNCERTAINTY
 
 
-def check_equivariance(aligner, image, before):
+def check_equivariance(aligner, image, before, known, tolerance_mm):
     """A scan whose points are moved by a known affine is aligned through that affine."""
-    heart = Ellipsoid(
-        tuple(transform_points(affine_matrix(before.atlas_to_scan), aligner.region.center_mm)),
-        aligner.region.radii_mm,
-    )
-    known = small_affine(shift=(9.0, -6.0, 12.0), center=heart.center_mm)
-    grid = ImageGrid.from_image(image)
     moved = sitk.Resample(
         image,
-        grid.empty_image(),
+        ImageGrid.from_image(image).empty_image(),
         affine_transform(np.linalg.inv(known)),
         sitk.sitkLinear,
         -2000.0,
@@ -132,5 +134,4 @@ def check_equivariance(aligner, image, before):
     )
     after = affine_matrix(aligner.align(moved).atlas_to_scan)
     expected = known @ affine_matrix(before.atlas_to_scan)
-    # 6 mm: what the tight field of view loses at its edges, and the prior on shape.
-    assert mean_distance_mm(after, expected, aligner.region) < 6.0
+    assert mean_distance_mm(after, expected, aligner.region) < tolerance_mm
