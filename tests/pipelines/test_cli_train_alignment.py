@@ -26,7 +26,8 @@ def trained(tmp_path_factory):
     scans, out = folder / "scans", folder / "model"
     scans.mkdir()
     for name, shift in SHIFTS.items():
-        image = torso_scan(oblique_chest_grid(shift), small_affine(shift), noise_hu=10.0)
+        grid = oblique_chest_grid(shift, spacing=(3.6, 3.6, 5.0))
+        image = torso_scan(grid, small_affine(shift), noise_hu=10.0)
         sitk.WriteImage(image, str(scans / f"{name}.nii.gz"))
     arguments = [str(scans), "--out", str(out), "--steps", "2", "--phantoms", "0"]
     result = CliRunner().invoke(command, [*arguments, "--hold-out", "three"])
