@@ -26,6 +26,16 @@ LATTICE_SIZE = 256
 HEART_REACH = 1.3
 """Candidates further out than this many heart-ellipsoid radii never count."""
 
+CEILING_UNITS = 1.0
+"""Candidates higher than this above the heart center never count, heart units: the annotated
+arteries of seven aligned patients end at 0.8, airways and hilar nodes begin at 0.75."""
+
+HILUM_FROM_UNITS = 0.3
+"""Behind this plane the ceiling slopes down, heart units: there the airways are lower."""
+
+HILUM_SLOPE = 0.5
+"""Fall of the ceiling per heart unit behind `HILUM_FROM_UNITS`."""
+
 CONTEXT_DISTANCE_MM = 3.0
 """Aimed-at distance of the neighbor slices shown beside the scored slice [mm]."""
 
@@ -216,10 +226,16 @@ class HeartField:
         rows: NDArray[np.integer],
         columns: NDArray[np.integer],
     ) -> NDArray[np.bool_]:
-        """True for native voxels within `HEART_REACH` of the heart, shape `(n,)`."""
+        """True for native voxels that coronary calcium can lie in, shape `(n,)`.
+
+        Within `HEART_REACH` of the heart center and below the roof of airways and great
+        vessels, both wide enough for an alignment that is a centimeter off.
+        """
         matrix = (self.to_unit @ self.grid.index_to_physical_matrix)[:3]
         unit = np.stack([columns, rows, numbers], axis=-1) @ matrix[:, :3].T + matrix[:, 3]
-        return np.asarray(np.sum(unit**2, axis=-1) <= HEART_REACH**2)
+        behind = np.maximum(unit[..., 1] - HILUM_FROM_UNITS, 0.0)
+        is_below = unit[..., 2] + HILUM_SLOPE * behind <= CEILING_UNITS
+        return np.asarray(is_below & (np.sum(unit**2, axis=-1) <= HEART_REACH**2))
 
     def _corners(
         self, rows: NDArray[np.integer], columns: NDArray[np.integer]
