@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,9 @@ def torso_aligner():
 
 @pytest.fixture(scope="module")
 def default_aligner():
-    sections = json.loads((MODEL / "alignment.json").read_text())
+    from pipelines.model import read_description
+
+    sections = read_description(MODEL)
     return ReferenceAligner.from_settings(
         sitk.ReadImage(str(MODEL / "atlas.nii.gz")),
         Ellipsoid.from_dict(sections["heart"]),
