@@ -201,7 +201,7 @@ def test_files_are_valid_ct_images(
 
 
 def test_a_small_mixed_cohort_holds_every_category(tmp_path: Path) -> None:
-    tiny = replace(CROPPED, matrix=200, render_spacing_mm=3.0)
+    tiny = replace(TINY, matrix=128)
     rows = write_cohort(tmp_path, subjects=6, seed=4, settings=tiny)
     assert {row.category for row in rows} == {"0", "1-10", "11-100", "101-400", ">400"}
     assert [row.kind for row in rows] == ["cardiac", "chest"] * 3
