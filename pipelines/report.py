@@ -24,10 +24,9 @@ from pipelines.scan import Acquisition, Scan
 from pipelines.version import program_version
 
 if TYPE_CHECKING:
-    from registration.alignment import Alignment
-
     from calcium.scoring import ScanScore
     from pipelines.model import Model
+    from registration.alignment import Alignment
 
 SCALE_ENDS: Final = ((0.0, 0.5), (0.5, 10.5), (10.5, 100.5), (100.5, 400.5), (400.5, 4000.0))
 """Score at which each category's segment of the scale begins and ends; inside a segment the
