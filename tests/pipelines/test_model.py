@@ -74,7 +74,7 @@ def test_an_unlisted_file_is_refused(folder):
 def test_an_incomplete_model_says_what_is_missing(tmp_path):
     (tmp_path / ATLAS_NAME).write_text("atlas")
     update_description(tmp_path, {"heart": {}, "alignment": {}})
-    with pytest.raises(ModelError, match=r"not complete: scoring missing from .*`calcium-score train`"):
+    with pytest.raises(ModelError, match=r"not complete: scoring missing from .*`calcium-score"):
         load_model(tmp_path)
 
 
