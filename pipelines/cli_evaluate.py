@@ -23,7 +23,7 @@ def command(predicted: Path, reference: Path, out: Path) -> None:
 
     PREDICTED.csv is the scores.csv of a run. REFERENCE.csv has a column `agatston` and a
     column `scan_id`, `scan` or `source` that names each scan by its scan_id, its source,
-    or the last part of its source.
+    or one folder or file name in its source that no other scan shares.
 
     Prints ICC(2,1), linearly weighted kappa, Bland-Altman limits and more; writes them
     with a confusion matrix, a calibration table and figures. Scans that were refused

@@ -86,7 +86,7 @@ def read_pairs(predicted_csv: Path, reference_csv: Path) -> ScorePairs:
     """Join a table of predictions with a table of reference scores.
 
     A reference names a scan by `scan_id`, or by `scan` or `source`: the source in
-    `scores.csv`, or its last part where that is unambiguous.
+    `scores.csv`, or a folder or file name in it where that is unambiguous.
 
     Args:
         predicted_csv: Table with `scan_id` and `agatston`, as `scores.csv` of a run.
@@ -273,7 +273,7 @@ def _find_row(
     tests = (
         lambda row: row["scan_id"] == name,
         lambda row: row.get("source", "").rstrip("/") == spelled,
-        lambda row: row.get("source", "").rstrip("/").rpartition("/")[2] == spelled,
+        lambda row: spelled in _parts(row.get("source", "")),
     )
     for test in tests:
         matches = [row for row in predictions if test(row)]
@@ -285,6 +285,13 @@ def _find_row(
         if matches:
             return (scored or matches)[0]
     return None
+
+
+def _parts(source: str) -> set[str]:
+    """Folders on the way to a series and its name, with and without suffix."""
+    path = source.partition(" [")[0].rstrip("/")  # " [first file and n more]" tells siblings apart
+    name = path.rpartition("/")[2]
+    return {*path.split("/"), name.partition(".")[0]} - {""}
 
 
 def _is_scored(row: Mapping[str, str]) -> bool:

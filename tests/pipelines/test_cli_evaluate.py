@@ -211,6 +211,24 @@ def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
         read_pairs(predicted, table)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("cohort/cardiac-0001/series", "cardiac-0001"),
+        ("cohort/p1 [IM1.dcm and 9 more]", "p1"),
+        ("scans/lung1.nii.gz", "lung1"),
+        ("scans/lung1.nii.gz", "lung1.nii.gz"),
+    ],
+)
+def test_a_folder_or_file_name_in_the_source_is_enough(
+    tmp_path: Path, source: str, name: str
+) -> None:
+    rows = [["a", "ok", "", "", 1, "", "", source], ["b", "ok", "", "", 2, "", "", "cohort/other"]]
+    predicted = write_table(tmp_path / "p.csv", COLUMNS, rows)
+    table = write_table(tmp_path / "r.csv", ["scan", "agatston"], [[name, 4]])
+    assert read_pairs(predicted, table).predicted.tolist() == [1.0]
+
+
 def test_a_refused_series_beside_the_scored_one_is_passed_over(tmp_path: Path) -> None:
     rows = [
         ["a", "rejected", "LOCALIZER", "", "", "", "", "cohort/p1"],
