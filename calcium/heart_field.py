@@ -231,11 +231,29 @@ class HeartField:
         Within `HEART_REACH` of the heart center and below the roof of airways and great
         vessels, both wide enough for an alignment that is a centimeter off.
         """
+        unit = self._unit_points(numbers, rows, columns)
+        is_near = np.sum(unit**2, axis=-1) <= HEART_REACH**2
+        return np.asarray(is_near & (_height(unit) <= CEILING_UNITS))
+
+    def above_ceiling(
+        self,
+        numbers: NDArray[np.integer],
+        rows: NDArray[np.integer],
+        columns: NDArray[np.integer],
+    ) -> NDArray[np.bool_]:
+        """True for native voxels at the height of airways and great vessels, shape `(n,)`."""
+        return np.asarray(_height(self._unit_points(numbers, rows, columns)) > CEILING_UNITS)
+
+    def _unit_points(
+        self,
+        numbers: NDArray[np.integer],
+        rows: NDArray[np.integer],
+        columns: NDArray[np.integer],
+    ) -> NDArray[np.float64]:
+        """Heart-unit coordinates of native voxels, shape `(n, 3)`."""
         matrix = (self.to_unit @ self.grid.index_to_physical_matrix)[:3]
-        unit = np.stack([columns, rows, numbers], axis=-1) @ matrix[:, :3].T + matrix[:, 3]
-        behind = np.maximum(unit[..., 1] - HILUM_FROM_UNITS, 0.0)
-        is_below = unit[..., 2] + HILUM_SLOPE * behind <= CEILING_UNITS
-        return np.asarray(is_below & (np.sum(unit**2, axis=-1) <= HEART_REACH**2))
+        index = np.stack([columns, rows, numbers], axis=-1)
+        return np.asarray(index @ matrix[:, :3].T + matrix[:, 3])
 
     def _corners(
         self, rows: NDArray[np.integer], columns: NDArray[np.integer]
@@ -258,6 +276,12 @@ class HeartField:
                     )
                 )
         return corners
+
+
+def _height(unit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Height above the heart center against the sloping ceiling, heart units."""
+    behind = np.maximum(unit[..., 1] - HILUM_FROM_UNITS, 0.0)
+    return np.asarray(unit[..., 2] + HILUM_SLOPE * behind)
 
 
 def _interpolator(start: float, step: float, size: int, *, smooth: bool) -> sparse.csr_matrix:
