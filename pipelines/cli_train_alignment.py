@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -50,8 +51,10 @@ def command(
 
     from pipelines.alignment_training import AlignmentRecipe, train_alignment
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    # a TensorFlow that has worked in this process already keeps its threads
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     recipe = AlignmentRecipe(steps=steps, seed=seed, phantoms=phantoms, hold_out=hold_out)
     try:
         metrics = train_alignment(
