@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class Predictor:
         weights: `.weights.h5` file; `None` keeps the random weights of construction.
 
     Raises:
-        ValueError: If there is no network of that name.
+        ValueError: If there is no network of that name; on first use, if the weights do not
+            fit it.
     """
 
     def __init__(
@@ -70,8 +72,21 @@ class Predictor:
         if self._network is None:
             self._network = build_network(self.network_name, self.widths)
             if self.weights is not None:
-                self._network.load_weights(self.weights)
+                self._load(self.weights)
         return self._network
+
+    def _load(self, weights: Path) -> None:
+        with warnings.catch_warnings():
+            # Keras loads what it finds and only warns of the rest, which would stay random
+            warnings.simplefilter("error", UserWarning)
+            try:
+                self._network.load_weights(weights)
+            except (ValueError, UserWarning) as error:
+                self._network = None
+                raise ValueError(
+                    f"the weights must fit the network {self.network_name} {self.widths}. "
+                    f"Received: {weights.name}"
+                ) from error
 
     def predict(self, inputs: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
         """Network output of slices.

@@ -61,3 +61,11 @@ def test_two_levels_are_the_least():
         build_network("additive", (8,))
     with pytest.raises(ValueError, match="network must be one of additive, plain"):
         build_network("other", (8, 8))
+
+
+@pytest.mark.parametrize("other", [("additive", (4, 6)), ("plain", (4, 6, 8))])
+def test_weights_of_another_network_are_refused(other, tmp_path):
+    path = tmp_path / "other.weights.h5"
+    build_network(*other).save_weights(path)
+    with pytest.raises(ValueError, match=r"must fit the network .*other\.weights\.h5"):
+        _ = Predictor("additive", (4, 6, 8), path).network
