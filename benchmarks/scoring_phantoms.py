@@ -136,7 +136,8 @@ def _table(rows: list[dict]) -> str:
             truth, score = (np.array([r[k] for r in part]) for k in ("truth", "score"))
             first, second = risk_categories(truth), risk_categories(score)
             kappa = linear_weighted_kappa(confusion_matrix(first, second))
-            icc = intraclass_correlations(truth, score).icc_2_1.value
+            ratings = np.stack([truth, score], axis=1)
+            icc = intraclass_correlations(ratings).icc_2_1.value
             zero = first == 0
             specific = float((second[zero] == 0).mean()) if zero.any() else float("nan")
             seconds = float(np.median([r["seconds"] for r in part]))
