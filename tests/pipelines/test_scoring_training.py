@@ -66,4 +66,5 @@ def test_help_of_the_command_does_not_import_tensorflow():
         "assert r.exit_code == 0 and '--annotations' in r.output; "
         "assert 'tensorflow' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
