@@ -26,16 +26,6 @@ LATTICE_SIZE = 256
 HEART_REACH = 1.3
 """Candidates further out than this many heart-ellipsoid radii never count."""
 
-CEILING_UNITS = 1.0
-"""Candidates higher than this above the heart center never count, heart units: the annotated
-arteries of seven aligned patients end at 0.8, airways and hilar nodes begin at 0.75."""
-
-HILUM_FROM_UNITS = 0.3
-"""Behind this plane the ceiling slopes down, heart units: there the airways are lower."""
-
-HILUM_SLOPE = 0.5
-"""Fall of the ceiling per heart unit behind `HILUM_FROM_UNITS`."""
-
 CONTEXT_DISTANCE_MM = 3.0
 """Aimed-at distance of the neighbor slices shown beside the scored slice [mm]."""
 
@@ -228,21 +218,10 @@ class HeartField:
     ) -> NDArray[np.bool_]:
         """True for native voxels that coronary calcium can lie in, shape `(n,)`.
 
-        Within `HEART_REACH` of the heart center and below the roof of airways and great
-        vessels, both wide enough for an alignment that is a centimeter off.
+        Wide enough for an alignment that is a centimeter off.
         """
         unit = self._unit_points(numbers, rows, columns)
-        is_near = np.sum(unit**2, axis=-1) <= HEART_REACH**2
-        return np.asarray(is_near & (_height(unit) <= CEILING_UNITS))
-
-    def above_ceiling(
-        self,
-        numbers: NDArray[np.integer],
-        rows: NDArray[np.integer],
-        columns: NDArray[np.integer],
-    ) -> NDArray[np.bool_]:
-        """True for native voxels at the height of airways and great vessels, shape `(n,)`."""
-        return np.asarray(_height(self._unit_points(numbers, rows, columns)) > CEILING_UNITS)
+        return np.asarray(np.sum(unit**2, axis=-1) <= HEART_REACH**2)
 
     def _unit_points(
         self,
@@ -276,12 +255,6 @@ class HeartField:
                     )
                 )
         return corners
-
-
-def _height(unit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Height above the heart center against the sloping ceiling, heart units."""
-    behind = np.maximum(unit[..., 1] - HILUM_FROM_UNITS, 0.0)
-    return np.asarray(unit[..., 2] + HILUM_SLOPE * behind)
 
 
 def _interpolator(start: float, step: float, size: int, *, smooth: bool) -> sparse.csr_matrix:

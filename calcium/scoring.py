@@ -11,10 +11,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from calcium.density import Candidates, find_candidates, label_voxels
-from calcium.feedback import COUNTS_ABOVE, Decision, decide
+from calcium.density import Candidates, find_candidates
+from calcium.feedback import Decision, decide
 from calcium.heart_field import LATTICE_SIZE, HeartEllipsoid, HeartField
-from calcium.lesions import LESION_CONNECTIVITY, Lesion, group_lesions
+from calcium.lesions import Lesion, group_lesions
 from calcium.networks.predictor import Predictor
 from calcium.networks.slice_inputs import slice_inputs
 from calcium.orientation import Orientation
@@ -259,23 +259,10 @@ def _candidates_near_heart(
     found = find_candidates(part, replace(grid, size=tuple(reversed(part.shape))), preset)
     index = found.index + np.array([first, rows.start, cols.start])
     keep = (found.density > 0) & heart_field.inside_reach(*index.T)
-    keep &= ~_mostly(heart_field.above_ceiling(*index.T), found)
     flat = np.ravel_multi_index(tuple(index[keep].T), volume.shape).astype(np.int64)
     return Candidates(
         volume.shape, flat, found.hu[keep], found.component[keep], found.density[keep]
     )
-
-
-def _mostly(marked: NDArray[np.bool_], found: Candidates) -> NDArray[np.bool_]:
-    """True for candidates whose whole 3-D lesion lies for the greater part in `marked`.
-
-    A bar along the aorta is then left out whole, not cut where the ceiling meets it.
-    """
-    if found.flat_index.size == 0:
-        return marked
-    lesion = label_voxels(found.flat_index, found.shape, LESION_CONNECTIVITY)
-    share = np.bincount(lesion, marked) / np.bincount(lesion)
-    return np.asarray((share > COUNTS_ABOVE)[lesion])
 
 
 def _slice_views(

@@ -27,11 +27,25 @@ import click
     help="Folder for simulated scans and checkpoints; a rerun goes on there.  [default: OUT/work]",
 )
 @click.option("--network", type=click.Choice(["additive", "plain"]), default="additive")
-@click.option("--simulated", type=click.IntRange(min=1), default=45, show_default=True)
-@click.option("--phantoms", type=click.IntRange(min=0), default=80, show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), default=3000, show_default=True)
+@click.option("--simulated", type=click.IntRange(min=1), default=60, show_default=True)
+@click.option("--phantoms", type=click.IntRange(min=0), default=400, show_default=True)
+@click.option(
+    "--validation-phantoms",
+    type=click.IntRange(min=0),
+    default=40,
+    show_default=True,
+    help="Further phantoms, by which the best step is chosen.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=6000, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=20261123, show_default=True)
 @click.option("--hold-out", multiple=True, help="Scan kept for validation; may be repeated.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Processes that make scans.",
+)
 def command(
     scans: tuple[Path, ...],
     out: Path,
@@ -40,25 +54,34 @@ def command(
     network: str,
     simulated: int,
     phantoms: int,
+    validation_phantoms: int,
     steps: int,
     seed: int,
     hold_out: tuple[str, ...],
+    workers: int,
 ) -> None:
     """Train scoring from SCANS with calcium inserted along their annotated vessels.
 
     Only scores of crops are learnt from. The training can be killed at any moment; the
     same command goes on.
     """
+    import logging
+
     from pipelines.scoring_training import ScoringRecipe, train_model
+
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("pipelines").setLevel(logging.INFO)
 
     recipe = ScoringRecipe(
         network=network,
         widths=(12, 24, 40, 56) if network == "additive" else (12, 16, 24, 32, 48),
         simulated=simulated,
         phantoms=phantoms,
+        validation_phantoms=validation_phantoms,
         steps=steps,
         seed=seed,
         hold_out=hold_out,
+        workers=workers,
     )
     validation = train_model(scans, annotations, out, recipe, work or out / "work")
     click.echo(f"Weights and settings are in {out}.")

@@ -18,7 +18,7 @@ from calcium.simulation.placement import TissueMap
 from calcium.simulation.plaques import interpolate_path, nodule, smeared, tube
 from registration.geometry import transform_points
 
-OSTIUM_DISTANCE_MM = 7.0
+OSTIUM_DISTANCE_MM = 5.0
 """Distractors keep this far from annotated courses [mm]: nearer, nobody can tell."""
 
 AORTA_SHARES = {"ascending": 0.45, "arch": 0.15, "descending": 0.35}

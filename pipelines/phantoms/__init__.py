@@ -18,6 +18,7 @@ _HOMES = {
     "PhantomSettings": "settings",
     "STANDARD": "settings",
     "SHIFTED": "settings",
+    "VARIED": "settings",
 }
 
 

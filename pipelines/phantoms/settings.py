@@ -153,7 +153,54 @@ class PhantomSettings:
 
 
 STANDARD = PhantomSettings()
-"""Population for training and for the demo."""
+"""Population for the demo, the benchmark and half of the training."""
+
+VARIED = PhantomSettings(
+    name="varied",
+    anatomy=AnatomySettings(
+        body_scale=(0.86, 1.14),
+        axis_scale=(0.92, 1.08),
+        fat_mm=(2.0, 50.0),
+        heart_scale=(0.82, 1.24),
+        heart_rotation_deg=16.0,
+        heart_shift_mm=10.0,
+        roll_deg=7.0,
+        warp_mm=(0.0, 6.0),
+        epicardial_fat_mm=(0.5, 11.0),
+        aorta_radius_mm=(12.5, 24.0),
+        diaphragm_shift_mm=(-22.0, 28.0),
+        lung_hu=(-910.0, -770.0),
+        blood_hu=(28.0, 55.0),
+        emphysema=0.3,
+        effusion=0.2,
+    ),
+    calcium=CalciumSettings(
+        faint_fraction=0.55,
+        max_score=3000.0,
+        plaque_length_mm=(0.8, 24.0),
+        density_mg_cm3=(120.0, 1400.0),
+        aortic_wall=0.7,
+        aortic_valve=0.4,
+        mitral_annulus=0.3,
+        nodes=0.35,
+        airway=0.35,
+        pericardium=0.1,
+        lead=0.08,
+        wires=0.1,
+    ),
+    acquisition=AcquisitionSettings(
+        fov_mm=(160.0, 280.0),
+        slice_spacing_mm=(2.0, 2.5, 3.0, 3.0),
+        thickness_factors=(1.0, 1.0, 1.2),
+        chest_fov_mm=(300.0, 450.0),
+        chest_slice_spacing_mm=(1.5, 2.0, 2.5, 3.0, 4.0, 5.0),
+        noise_hu=(8.0, 30.0),
+        padding=0.4,
+        motion_mm=(0.0, 8.0),
+        gated_motion_mm=(0.0, 2.0),
+    ),
+)
+"""Wider population for the other half of the training: more distractors, noise and motion."""
 
 SHIFTED = PhantomSettings(
     name="shifted",

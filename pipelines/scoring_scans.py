@@ -1,0 +1,264 @@
+"""Labeled scans that scoring learns from: simulated in annotated CT, and phantoms.
+
+Scans are made by several processes and kept in a cache folder; tasks hold paths.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+import SimpleITK as sitk
+
+from calcium.heart_field import HeartEllipsoid
+from calcium.labeled_scan import LabeledScan
+from calcium.simulation.anatomy import Anatomy
+from calcium.simulation.annotations import component_masks, read_annotations
+from calcium.simulation.background import Background
+from calcium.simulation.generator import GeneratorOptions, simulate_scan
+from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
+from pipelines.discovery import SeriesCandidate, find_series
+from pipelines.phantoms import STANDARD, VARIED, make_phantom
+from pipelines.phantoms.settings import KINDS, PhantomSettings
+from pipelines.reading import read_scan
+from pipelines.workers import Work
+from registration.geometry import ImageGrid, affine_matrix
+
+if TYPE_CHECKING:
+    from registration.alignment import ReferenceAligner
+
+LOGGER = logging.getLogger(__name__)
+
+FIRST_TRAINING_PHANTOM = 1_000_000
+"""Phantom seeds from here on are for training; benchmarks stay below."""
+
+FIRST_VALIDATION_PHANTOM = 1_900_000
+"""Phantom seeds from here on choose the best step of a training."""
+
+SCORING_OFFSET_MM = (1.5, -13.0, -4.0)
+"""From the middle of the alignment's region to that of seven annotated heart boxes [mm]."""
+
+SCORING_RADII_MM = (74.0, 66.0, 64.0)
+"""Half axes that hold 95 % of the annotated coronary courses within 1.2 radii [mm]."""
+
+Matrix = tuple[tuple[float, ...], ...]
+"""Homogeneous matrix as nested tuples, so that tasks are values."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundSource:
+    """An annotated scan on disk, aligned.
+
+    Args:
+        name: Name of its annotation.
+        candidate: Its files.
+        annotations: Folder of annotation files.
+        atlas_to_scan: Homogeneous matrix from atlas to scan, LPS mm.
+    """
+
+    name: str
+    candidate: SeriesCandidate
+    annotations: Path
+    atlas_to_scan: Matrix
+
+    def read(self) -> Background:
+        """The scan with what is known of its anatomy."""
+        annotation = read_annotations(self.annotations)[self.name]
+        scan = read_scan(self.candidate)
+        volume = sitk.GetArrayFromImage(scan.image)
+        coronary, unknown = component_masks(annotation, volume)
+        return Background(
+            self.name,
+            volume,
+            scan.grid,
+            np.array(self.atlas_to_scan),
+            Anatomy.from_annotation(annotation),
+            coronary,
+            unknown,
+            scan.acquisition.slice_thickness_mm or scan.slice_spacing_mm,
+        )
+
+
+def find_backgrounds(
+    folders: Sequence[Path], annotations: Path, aligner: ReferenceAligner
+) -> Iterator[BackgroundSource]:
+    """Annotated scans of some folders, aligned to the atlas.
+
+    A scan belongs to the annotation whose name is part of its path.
+
+    Args:
+        folders: Folders, archives or files with CT.
+        annotations: Folder of annotation files.
+        aligner: Finds the heart.
+    """
+    known = read_annotations(annotations)
+    for candidate in find_series(list(folders)):
+        path = str(candidate.files[0]) + candidate.source
+        names = [name for name in known if name in path]
+        if names:
+            matrix = affine_matrix(aligner.align(read_scan(candidate).image).atlas_to_scan)
+            rows = tuple(tuple(float(v) for v in row) for row in matrix)
+            yield BackgroundSource(names[0], candidate, annotations, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedTask:
+    """One semi-synthetic scan to be made.
+
+    Args:
+        source: Scan that calcium is inserted into.
+        heart: Heart to score in.
+        seed: Seed of the training.
+        number: Number of the scan among those of its background.
+        path: Where it is kept.
+    """
+
+    source: BackgroundSource
+    heart: HeartEllipsoid
+    seed: int
+    number: int
+    path: Path
+
+    def make(self) -> None:
+        """Simulate and write."""
+        patient = crc32(self.source.name.encode())
+        options = GeneratorOptions(spline_order=3 if self.number % 3 == 0 else 1)
+        seed = (self.seed, patient, self.number)
+        scan = simulate_scan(_background(self.source), self.heart, seed, options)
+        save_lattice_scan(self.path, lattice_scan(scan, self.heart))
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomTask:
+    """One phantom to be made, aligned as scans are.
+
+    Args:
+        model: Model folder whose alignment is used.
+        seed: Seed of the phantom.
+        path: Where it is kept.
+    """
+
+    model: Path
+    seed: int
+    path: Path
+
+    @property
+    def kind(self) -> str:
+        """Cardiac and chest in turn."""
+        return KINDS[self.seed % 2]
+
+    @property
+    def settings(self) -> PhantomSettings:
+        """Both populations in turn, for either kind."""
+        return (STANDARD, VARIED)[self.seed // 2 % 2]
+
+    def make(self) -> None:
+        """Draw, align and write."""
+        aligner, heart = _aligner(self.model)
+        scan = labeled_phantom(self.kind, self.seed, aligner, self.settings)
+        save_lattice_scan(self.path, lattice_scan(scan, heart))
+
+
+Task = SimulatedTask | PhantomTask
+
+
+def simulated_tasks(
+    source: BackgroundSource, heart: HeartEllipsoid, cache: Path, *, seed: int, count: int
+) -> list[Task]:
+    """Semi-synthetic scans of one background."""
+    return [
+        SimulatedTask(source, heart, seed, number, cache / f"{source.name}-{seed}-{number:04d}.npz")
+        for number in range(count)
+    ]
+
+
+def phantom_tasks(model: Path, cache: Path, *, first_seed: int, count: int) -> list[Task]:
+    """Phantoms of both kinds and populations."""
+    seeds = range(first_seed, first_seed + count)
+    return [PhantomTask(model, seed, cache / f"phantom-{seed}.npz") for seed in seeds]
+
+
+def cached_scans(tasks: Sequence[Task], *, workers: int = 1) -> Iterator[LatticeScan]:
+    """The scans of all tasks, in order; what the cache lacks is made first.
+
+    Args:
+        tasks: What to make.
+        workers: Processes that make scans.
+
+    Raises:
+        RuntimeError: If a scan cannot be made.
+    """
+    missing = [task for task in tasks if not task.path.exists()]
+    if missing:
+        LOGGER.info("making %d of %d scans", len(missing), len(tasks))
+        work = Work(_make, _give_up)
+        for _ in (
+            work.in_this_process(missing)
+            if workers == 1
+            else work.on_workers(missing, workers=workers)
+        ):
+            pass
+    for task in tasks:
+        yield load_lattice_scan(task.path)
+
+
+def labeled_phantom(
+    kind: str, seed: int, aligner: ReferenceAligner, settings: PhantomSettings = STANDARD
+) -> LabeledScan:
+    """A phantom with its coronary calcium known."""
+    phantom = make_phantom(kind, seed, settings=settings)
+    return LabeledScan(
+        f"phantom-{seed}",
+        f"phantom-{seed}",
+        kind,
+        sitk.GetArrayFromImage(phantom.image),
+        ImageGrid.from_image(phantom.image),
+        affine_matrix(aligner.align(phantom.image).atlas_to_scan),
+        sitk.GetArrayFromImage(phantom.calcium_mask) > 0,
+    )
+
+
+def load_aligner(folder: Path) -> tuple[ReferenceAligner, HeartEllipsoid]:
+    """Aligner of a model that may have no scoring yet, and the heart to score in.
+
+    The ellipsoid of the alignment says where images are compared; courses of coronary
+    arteries reach further forward, so scoring has an ellipsoid of its own.
+    """
+    from pipelines.model import ALIGNMENT_WEIGHTS_NAME, ATLAS_NAME, read_description
+    from registration.alignment import ReferenceAligner
+    from registration.ellipsoid import Ellipsoid
+
+    description = read_description(folder)
+    region = Ellipsoid.from_dict(description["heart"])
+    aligner = ReferenceAligner.from_settings(
+        sitk.ReadImage(str(folder / ATLAS_NAME)),
+        region,
+        description["alignment"],
+        folder / ALIGNMENT_WEIGHTS_NAME,
+    )
+    x, y, z = (float(a) + b for a, b in zip(region.center_mm, SCORING_OFFSET_MM, strict=True))
+    return aligner, HeartEllipsoid((x, y, z), SCORING_RADII_MM)
+
+
+def _make(task: Task) -> None:
+    task.make()
+
+
+def _give_up(task: Task, error: BaseException) -> None:
+    raise RuntimeError(f"{task.path.stem} could not be made: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _background(source: BackgroundSource) -> Background:
+    return source.read()
+
+
+@lru_cache(maxsize=1)
+def _aligner(folder: Path) -> tuple[ReferenceAligner, HeartEllipsoid]:
+    return load_aligner(folder)
