@@ -126,7 +126,7 @@ def _connected(workers: int, scheduler: str | None) -> Iterator[Client]:
                     threads_per_worker=1,
                     processes=True,
                     memory_limit=0,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # two runs may share a machine
                     silence_logs=logging.CRITICAL,
                 )
             )

@@ -1,0 +1,95 @@
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from calcium.heart_field import HeartEllipsoid
+from pipelines.discovery import find_series
+from pipelines.scoring_scans import (
+    BackgroundSource,
+    cached_scans,
+    find_backgrounds,
+    phantom_tasks,
+    simulated_tasks,
+)
+from registration.geometry import ImageGrid
+
+GRID = ImageGrid((60, 55, 14), (2.0, 2.0, 5.0), (-70.0, 20.0, -100.0))
+HEART = HeartEllipsoid((0.0, 0.0, 0.0), (40.0, 38.0, 6.0))  # few slices, to be quick
+TO_SCAN = ((1.0, 0, 0, -11.0), (0, 1.0, 0, 74.0), (0, 0, 1.0, -67.0), (0, 0, 0, 1.0))
+
+
+def hu():
+    values = np.full(GRID.shape, -80, np.int16)
+    values[3:11, 15:40, 15:45] = 40
+    values[0] = -1000  # air, as in any CT
+    return values
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A scan of a block of muscle with one annotated artery."""
+    (tmp_path / "scans").mkdir()
+    sitk.WriteImage(GRID.to_image(hu()), str(tmp_path / "scans" / "block.nii.gz"))
+    course = [[-30.0, 60, -60], [-10, 48, -70], [10, 50, -80]]
+    annotation = {
+        "scan": "block",
+        "coronaries": {"LAD": {"points": course}},
+        "components": [],
+        "landmarks": {},
+    }
+    (tmp_path / "block.json").write_text(json.dumps(annotation))
+    (candidate,) = find_series([tmp_path / "scans"])
+    return BackgroundSource("block", candidate, tmp_path, TO_SCAN)
+
+
+def test_simulated_scans_come_from_the_cache_on_a_second_call(source, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    tasks = simulated_tasks(source, HEART, cache, seed=7, count=2)
+    first = list(cached_scans(tasks))
+    stamps = {p.name: p.stat().st_mtime_ns for p in cache.iterdir()}
+    again = list(cached_scans(tasks))
+    assert len(stamps) == 2
+    assert {p.name: p.stat().st_mtime_ns for p in cache.iterdir()} == stamps
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one.hu, other.hu)
+        assert one.agatston == other.agatston
+        assert one.group == "block"
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_scans_as_one_process(source, tmp_path):
+    made = []
+    for workers in (1, 2):
+        cache = tmp_path / f"cache-{workers}"
+        cache.mkdir()
+        tasks = simulated_tasks(source, HEART, cache, seed=7, count=2)
+        made.append(list(cached_scans(tasks, workers=workers)))
+    for one, other in zip(*made, strict=True):
+        assert np.array_equal(one.hu, other.hu)
+        assert np.array_equal(one.density, other.density)
+
+
+def test_a_scan_that_cannot_be_made_is_named(source, tmp_path):
+    (tmp_path / "block.json").unlink()
+    tasks = simulated_tasks(source, HEART, tmp_path, seed=3, count=1)
+    with pytest.raises(KeyError, match="block"):
+        list(cached_scans(tasks))
+
+
+def test_scans_without_annotation_are_left_out(tmp_path):
+    sitk.WriteImage(GRID.to_image(hu()), str(tmp_path / "stranger.nii.gz"))
+    assert list(find_backgrounds([tmp_path], tmp_path, aligner=None)) == []
+
+
+def test_phantoms_are_of_both_kinds_and_populations(tmp_path):
+    tasks = phantom_tasks(tmp_path, tmp_path, first_seed=1_000_000, count=4)
+    found = [(task.kind, task.settings.name) for task in tasks]
+    assert sorted(found) == [
+        ("cardiac", "standard"),
+        ("cardiac", "varied"),
+        ("chest", "standard"),
+        ("chest", "varied"),
+    ]
