@@ -12,8 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from atlas.coverage_mean import CoverageMean
 from registration.affine_refinement import AffinePrior, AffineRefiner, RefinementLevel
 from registration.alignment_volume import AlignmentVolume
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, affine_transform, transform_points
+from registration.geometry import Ellipsoid, ImageGrid, affine_transform, transform_points
 
 Matrix = NDArray[np.float64]
 

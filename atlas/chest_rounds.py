@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from atlas.affine_mean import AtlasRound
 from registration.affine_refinement import RefinementLevel
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid
+from registration.geometry import Ellipsoid, ImageGrid
 
 THORAX = Ellipsoid((0.0, 0.0, -20.0), (150.0, 110.0, 130.0))
 """Region of the thorax about the centroid of the lungs, LPS mm; own, read off a mean of seven."""

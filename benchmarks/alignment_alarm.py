@@ -35,8 +35,7 @@ from pipelines.reasons import UnusableSeries
 from registration.alignment import ReferenceAligner
 from registration.alignment_uncertainty import ALARM_UNCERTAINTY, alignment_uncertainty
 from registration.alignment_volume import AlignmentVolume
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, affine_matrix, transform_points
+from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 from registration.preprocessing import HIGHEST_HU, LOWEST_HU, prepare_volume
 
 WRONG_MM, RIGHT_MM = 25.0, 12.0

@@ -34,36 +34,6 @@ PADDING_HU = -1000.0
 
 
 @dataclass(frozen=True, slots=True)
-class HeartEllipsoid:
-    """Where the heart lies in the atlas.
-
-    Args:
-        center_mm: Center, LPS mm of the atlas.
-        radii_mm: Half axes along L, P and S, mm.
-
-    Raises:
-        ValueError: If a radius is not positive.
-    """
-
-    center_mm: tuple[float, float, float]
-    radii_mm: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if not min(self.radii_mm) > 0:
-            raise ValueError(f"radii_mm must be positive. Received: {self.radii_mm}")
-
-    def unit_matrix(self, atlas_to_scan: ArrayLike) -> NDArray[np.float64]:
-        """Homogeneous map from scan LPS mm to heart units (the ellipsoid is the unit ball).
-
-        Args:
-            atlas_to_scan: Homogeneous matrix taking atlas points to scan points, LPS mm.
-        """
-        to_unit = np.diag([*(1.0 / np.asarray(self.radii_mm)), 1.0])
-        to_unit[:3, 3] = -np.asarray(self.center_mm) / np.asarray(self.radii_mm)
-        return np.asarray(to_unit @ np.linalg.inv(np.asarray(atlas_to_scan, dtype=float)))
-
-
-@dataclass(frozen=True, slots=True)
 class HeartField:
     """Lattice geometry of one scan: slices `slices` of the native grid, 256 x 256 points each.
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from calcium.density import Candidates, find_candidates
 from calcium.feedback import Decision, decide
-from calcium.heart_field import LATTICE_SIZE, HeartEllipsoid, HeartField
+from calcium.heart_field import LATTICE_SIZE, HeartField
 from calcium.lesions import Lesion, group_lesions
 from calcium.networks.predictor import Predictor
 from calcium.networks.slice_inputs import slice_inputs
 from calcium.orientation import Orientation
 from calcium.presets import DEFAULT_PRESET, Preset, to_preset
-from registration.geometry import ImageGrid, affine_matrix
+from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
 
 BATCH_SLICES = 16
 """Slices per network call: bounds the memory of the largest scan."""
@@ -65,7 +65,7 @@ class Scorer:
     """Scores scans with one network at the place the atlas gives.
 
     Args:
-        predictor: The network, built on first use.
+        predictor: The network.
         heart: Heart in the atlas.
         preset: Definition of the score.
         decision: What is counted or left at once (additive network only).
@@ -78,7 +78,7 @@ class Scorer:
     def __init__(
         self,
         predictor: Predictor,
-        heart: HeartEllipsoid,
+        heart: Ellipsoid,
         *,
         preset: str | Preset = DEFAULT_PRESET,
         decision: Decision = "lesion",
@@ -91,18 +91,16 @@ class Scorer:
     @classmethod
     def from_settings(
         cls,
-        heart_center_mm: Sequence[float],
-        heart_radii_mm: Sequence[float],
+        heart: Ellipsoid,
         settings: Mapping[str, Any],
         weights: Path,
         *,
         preset: str | Preset | None = None,
     ) -> Scorer:
-        """Scorer of a model folder; TensorFlow is imported at the first `score`.
+        """Scorer of a model folder, its network built in code and the weights read.
 
         Args:
-            heart_center_mm: Center of the heart in the atlas, LPS mm.
-            heart_radii_mm: Half axes of the heart in the atlas, mm.
+            heart: The heart in the atlas.
             settings: `network` (`"additive"` or `"plain"`), `widths`, and, where they
                 differ from the defaults, `decision`, `preset`, and `heart` (`center_mm`
                 and `radii_mm`) if the network was trained with an ellipsoid of its own.
@@ -110,15 +108,12 @@ class Scorer:
             preset: Definition of the score; `None` for that of the settings.
 
         Raises:
-            ValueError: If a setting is unknown.
+            ValueError: If a setting is unknown, or the weights do not fit.
             KeyError: If `network` or `widths` is missing.
         """
-        own = settings.get("heart", {})
-        center = tuple(float(v) for v in own.get("center_mm", heart_center_mm))
-        radii = tuple(float(v) for v in own.get("radii_mm", heart_radii_mm))
         return cls(
             Predictor(str(settings["network"]), tuple(settings["widths"]), weights),
-            HeartEllipsoid((center[0], center[1], center[2]), (radii[0], radii[1], radii[2])),
+            Ellipsoid.from_dict(settings["heart"]) if "heart" in settings else heart,
             preset=preset or settings.get("preset", DEFAULT_PRESET),
             decision=settings.get("decision", "lesion"),
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from calcium.density import find_candidates
-from calcium.heart_field import LATTICE_SIZE, HeartEllipsoid, HeartField
+from calcium.heart_field import LATTICE_SIZE, HeartField
 from calcium.labeled_scan import LabeledScan
 from calcium.networks.slice_inputs import (
     INPUT_CHANNELS,
@@ -25,7 +25,7 @@ from calcium.networks.slice_inputs import (
     slice_inputs,
 )
 from calcium.presets import DEFAULT_PRESET, Preset
-from registration.geometry import ImageGrid
+from registration.geometry import Ellipsoid, ImageGrid
 
 CROP_SIZE = 128
 """Lattice points per side of a training crop: 90 mm."""
@@ -136,7 +136,7 @@ class LatticeScan:
 
 
 def lattice_scan(
-    scan: LabeledScan, heart: HeartEllipsoid, preset: Preset = DEFAULT_PRESET
+    scan: LabeledScan, heart: Ellipsoid, preset: Preset = DEFAULT_PRESET
 ) -> LatticeScan:
     """Bring a labeled scan onto the lattice; the sum of its density stays exact.
 

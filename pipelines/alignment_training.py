@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +20,8 @@ from registration.preprocessing import prepare_volume
 if TYPE_CHECKING:
     from pipelines.scan import Scan
     from registration.alignment_batches import AlignmentExample
-    from registration.ellipsoid import Ellipsoid
+    from registration.geometry import Ellipsoid
 
-FRAGMENT_NAME = "alignment.json"
 ATLAS_GRID = ImageGrid.centered((134, 108, 122), (3.0, 3.0, 3.0), (-30.0, 30.0, 24.0))
 """Lattice of the written atlas; its origin is the middle of the heart."""
 ATLAS_PADDING_HU = -2048
@@ -70,8 +68,8 @@ def train_alignment(
 
     Args:
         scans: Folders or files with non-contrast CT of whole chests.
-        out: Model folder; receives atlas, weights, `alignment.json`, and the sections
-            `heart`, `alignment` and `training` of `model.json`.
+        out: Model folder; receives atlas, weights, and the sections `heart`, `alignment`
+            and `training` of `model.json`.
         work: Folder for the checkpoint and the curves; a rerun goes on there.
         recipe: Settings.
         report: Called with lines of plain text.
@@ -97,7 +95,7 @@ def train_alignment(
     training = [example for example in examples if example.name not in recipe.hold_out]
     metrics = _train_network(training, validation, out, work, recipe, heart, settings, report)
     metrics["atlas_similarity"] = float(np.mean(similarities))
-    _write_fragment(out, recipe, heart, settings, training, validation, metrics)
+    _describe(out, recipe, heart, settings, training, validation, metrics)
     return metrics
 
 
@@ -136,7 +134,7 @@ def _build_atlas(
     from atlas.affine_mean import AffineMeanBuilder
     from atlas.chest_rounds import BUILDING_GRID, CHEST_ROUNDS, HEART
     from atlas.coverage_mean import CoverageMean
-    from registration.ellipsoid import Ellipsoid
+    from registration.geometry import Ellipsoid
 
     builder = AffineMeanBuilder(BUILDING_GRID, least_members=_LEAST_MEMBERS, report=report)
     mean = builder.build([member.volume for member in members], CHEST_ROUNDS)
@@ -253,7 +251,7 @@ def _train_network(
     return metrics
 
 
-def _write_fragment(
+def _describe(
     out: Path,
     recipe: AlignmentRecipe,
     heart: Ellipsoid,
@@ -262,7 +260,7 @@ def _write_fragment(
     validation: Sequence[AlignmentExample],
     metrics: dict[str, float],
 ) -> None:
-    sections: dict[str, Any] = {
+    sections = {
         "heart": heart.to_dict(),
         "alignment": settings,
         "training": {
@@ -275,7 +273,4 @@ def _write_fragment(
             }
         },
     }
-    partial = out / (FRAGMENT_NAME + ".partial")
-    partial.write_text(json.dumps(sections, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, out / FRAGMENT_NAME)
     update_description(out, sections)

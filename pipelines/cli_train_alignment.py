@@ -14,7 +14,7 @@ import click
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Model folder; receives atlas.nii.gz, alignment.weights.h5 and alignment.json.",
+    help="Model folder; receives atlas.nii.gz and alignment.weights.h5.",
 )
 @click.option(
     "--work",

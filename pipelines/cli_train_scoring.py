@@ -28,7 +28,7 @@ import click
 )
 @click.option("--network", type=click.Choice(["additive", "plain"]), default="additive")
 @click.option("--simulated", type=click.IntRange(min=1), default=60, show_default=True)
-@click.option("--phantoms", type=click.IntRange(min=0), default=400, show_default=True)
+@click.option("--phantoms", type=click.IntRange(min=0), default=280, show_default=True)
 @click.option(
     "--validation-phantoms",
     type=click.IntRange(min=0),

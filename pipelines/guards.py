@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines.scan import Scan
 from registration.alignment_uncertainty import ALARM_UNCERTAINTY, alignment_uncertainty
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, affine_matrix, transform_points
+from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 
 if TYPE_CHECKING:
     from pipelines.model import Model

@@ -22,7 +22,7 @@ from pipelines.batch import ModelIdentity
 if TYPE_CHECKING:
     from calcium.scoring import Scorer
     from registration.alignment import ReferenceAligner
-    from registration.ellipsoid import Ellipsoid
+    from registration.geometry import Ellipsoid
 
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "calcium" / "models" / "default"
 """The model that ships with the package."""
@@ -118,7 +118,7 @@ def load_model(folder: Path | None = None, *, preset: str | None = None) -> Mode
     """
     from calcium.scoring import Scorer
     from registration.alignment import ReferenceAligner
-    from registration.ellipsoid import Ellipsoid
+    from registration.geometry import Ellipsoid
 
     place = folder or DEFAULT_MODEL
     description = read_description(place)
@@ -137,8 +137,7 @@ def load_model(folder: Path | None = None, *, preset: str | None = None) -> Mode
             atlas, heart, description["alignment"], place / ALIGNMENT_WEIGHTS_NAME
         )
         scorer = Scorer.from_settings(
-            heart.center_mm,
-            heart.radii_mm,
+            heart,
             description["scoring"],
             place / SCORING_WEIGHTS_NAME,
             preset=preset,

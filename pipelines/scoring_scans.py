@@ -16,7 +16,6 @@ from zlib import crc32
 import numpy as np
 import SimpleITK as sitk
 
-from calcium.heart_field import HeartEllipsoid
 from calcium.labeled_scan import LabeledScan
 from calcium.simulation.anatomy import Anatomy
 from calcium.simulation.annotations import component_masks, read_annotations
@@ -28,7 +27,7 @@ from pipelines.phantoms import STANDARD, VARIED, make_phantom
 from pipelines.phantoms.settings import KINDS, PhantomSettings
 from pipelines.reading import read_scan
 from pipelines.workers import Work
-from registration.geometry import ImageGrid, affine_matrix
+from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
 
 if TYPE_CHECKING:
     from registration.alignment import ReferenceAligner
@@ -120,7 +119,7 @@ class SimulatedTask:
     """
 
     source: BackgroundSource
-    heart: HeartEllipsoid
+    heart: Ellipsoid
     seed: int
     number: int
     path: Path
@@ -169,7 +168,7 @@ Task = SimulatedTask | PhantomTask
 
 
 def simulated_tasks(
-    source: BackgroundSource, heart: HeartEllipsoid, cache: Path, *, seed: int, count: int
+    source: BackgroundSource, heart: Ellipsoid, cache: Path, *, seed: int, count: int
 ) -> list[Task]:
     """Semi-synthetic scans of one background."""
     return [
@@ -224,7 +223,7 @@ def labeled_phantom(
     )
 
 
-def load_aligner(folder: Path) -> tuple[ReferenceAligner, HeartEllipsoid]:
+def load_aligner(folder: Path) -> tuple[ReferenceAligner, Ellipsoid]:
     """Aligner of a model that may have no scoring yet, and the heart to score in.
 
     The ellipsoid of the alignment says where images are compared; courses of coronary
@@ -232,7 +231,7 @@ def load_aligner(folder: Path) -> tuple[ReferenceAligner, HeartEllipsoid]:
     """
     from pipelines.model import ALIGNMENT_WEIGHTS_NAME, ATLAS_NAME, read_description
     from registration.alignment import ReferenceAligner
-    from registration.ellipsoid import Ellipsoid
+    from registration.geometry import Ellipsoid
 
     description = read_description(folder)
     region = Ellipsoid.from_dict(description["heart"])
@@ -243,7 +242,7 @@ def load_aligner(folder: Path) -> tuple[ReferenceAligner, HeartEllipsoid]:
         folder / ALIGNMENT_WEIGHTS_NAME,
     )
     x, y, z = (float(a) + b for a, b in zip(region.center_mm, SCORING_OFFSET_MM, strict=True))
-    return aligner, HeartEllipsoid((x, y, z), SCORING_RADII_MM)
+    return aligner, Ellipsoid((x, y, z), SCORING_RADII_MM)
 
 
 def _make(task: Task) -> None:
@@ -260,5 +259,5 @@ def _background(source: BackgroundSource) -> Background:
 
 
 @lru_cache(maxsize=1)
-def _aligner(folder: Path) -> tuple[ReferenceAligner, HeartEllipsoid]:
+def _aligner(folder: Path) -> tuple[ReferenceAligner, Ellipsoid]:
     return load_aligner(folder)

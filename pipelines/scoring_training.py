@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from calcium.heart_field import HeartEllipsoid
 from calcium.training_data import LatticeScan
 from pipelines.scoring_scans import (
     FIRST_TRAINING_PHANTOM,
@@ -22,6 +21,7 @@ from pipelines.scoring_scans import (
     phantom_tasks,
     simulated_tasks,
 )
+from registration.geometry import Ellipsoid
 
 LOGGER = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class ScoringRecipe:
     network: str = "additive"
     widths: tuple[int, ...] = (12, 24, 40, 56)
     simulated: int = 60
-    phantoms: int = 400
+    phantoms: int = 280
     validation_phantoms: int = 40
     steps: int = 6000
     batch_size: int = 16
@@ -55,6 +55,22 @@ class ScoringRecipe:
     seed: int = 20261123
     hold_out: tuple[str, ...] = field(default=())
     workers: int = 2
+
+    @property
+    def command(self) -> str:
+        """The command that trains by this recipe, with the folders left to the reader."""
+        settings = {
+            "network": self.network,
+            "simulated": self.simulated,
+            "phantoms": self.phantoms,
+            "validation-phantoms": self.validation_phantoms,
+            "steps": self.steps,
+            "seed": self.seed,
+        }
+        parts = ["calcium-score train scoring SCANS --out MODEL --annotations FOLDER"]
+        parts += [f"--{name} {value}" for name, value in settings.items()]
+        parts += [f"--hold-out {name}" for name in self.hold_out]
+        return " ".join(parts)
 
 
 def train_scoring(
@@ -134,10 +150,9 @@ def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> dict[str,
 
 def model_sections(
     recipe: ScoringRecipe,
-    heart: HeartEllipsoid,
+    heart: Ellipsoid,
     scans: Sequence[str],
     validation: Mapping[str, float],
-    command: str,
 ) -> dict[str, Any]:
     """The sections of `model.json` that a scoring training sets.
 
@@ -146,7 +161,6 @@ def model_sections(
         heart: Ellipsoid that the network was trained with.
         scans: Names of the backgrounds.
         validation: Agreement on held-out scans.
-        command: The command that was given.
     """
     return {
         "scoring": {
@@ -158,7 +172,7 @@ def model_sections(
         },
         "training": {
             "scoring": {
-                "command": command,
+                "command": recipe.command,
                 "recipe": {
                     "seed": recipe.seed,
                     "steps": recipe.steps,
@@ -218,7 +232,6 @@ def train_model(
     scans, validation = made[: len(tasks)], made[len(tasks) :]
     weights, metrics = train_scoring(scans, recipe, work / recipe.network, validation=validation)
     shutil.copyfile(weights, model / SCORING_WEIGHTS_NAME)
-    command = f"calcium-score train scoring --network {recipe.network} --steps {recipe.steps}"
     names = sorted({scan.group for scan in scans if not scan.group.startswith("phantom")})
-    update_description(model, model_sections(recipe, heart, names, metrics, command))
+    update_description(model, model_sections(recipe, heart, names, metrics))
     return metrics

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.alignment_volume import AlignmentVolume
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import transform_points
+from registration.geometry import Ellipsoid, transform_points
 from registration.volume_sampler import VolumeSampler
 
 Matrix = NDArray[np.float64]

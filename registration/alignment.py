@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from registration.affine_refinement import AffinePrior, AffineRefiner
 from registration.alignment_volume import AlignmentVolume
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, affine_transform, transform_points
+from registration.geometry import Ellipsoid, ImageGrid, affine_transform, transform_points
 from registration.network_input import CHANNELS, CubeSampler, to_channels
 from registration.preprocessing import prepare_volume
 

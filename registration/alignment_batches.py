@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.alignment_volume import AlignmentVolume
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, transform_points
+from registration.geometry import Ellipsoid, ImageGrid, transform_points
 from registration.network_input import CubeSampler, to_channels
 
 Matrix = NDArray[np.float64]

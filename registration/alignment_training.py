@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from registration.alignment_batches import AlignmentBatches, AlignmentExample, AugmentationRanges
 from registration.alignment_volume import AlignmentVolume
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid
+from registration.geometry import Ellipsoid, ImageGrid
 from registration.layers.affine_resampler import AffineResampler
 from registration.losses.masked_ncc import MaskedNCC
 from registration.losses.region_point_error import RegionPointError

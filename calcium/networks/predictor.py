@@ -1,4 +1,4 @@
-"""A scoring network that is built and traced when it is first needed."""
+"""A scoring network with its weights, ready to be shown slices."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def build_network(name: str, widths: Sequence[int]) -> Any:
 
 
 class Predictor:
-    """Runs one network on any number of slices of any size; traced once.
+    """Runs one network on any number of slices of any size; traced at the first prediction.
 
     Args:
         network_name: `"additive"` or `"plain"`.
@@ -49,42 +49,27 @@ class Predictor:
         weights: `.weights.h5` file; `None` keeps the random weights of construction.
 
     Raises:
-        ValueError: If there is no network of that name; on first use, if the weights do not
-            fit it.
+        ValueError: If there is no network of that name, or the weights do not fit it.
     """
 
     def __init__(
         self, network_name: str, widths: tuple[int, ...], weights: Path | None = None
     ) -> None:
-        if network_name not in NETWORKS:
-            raise ValueError(
-                f"network must be one of {', '.join(NETWORKS)}. Received: {network_name}"
-            )
         self.network_name = network_name
-        self.widths = widths
-        self.weights = weights
-        self._network: Any = None
+        self.network = build_network(network_name, widths)
         self._call: Any = None
+        if weights is not None:
+            self._load(weights, widths)
 
-    @property
-    def network(self) -> Any:
-        """The `keras.Model`, built and loaded on first use."""
-        if self._network is None:
-            self._network = build_network(self.network_name, self.widths)
-            if self.weights is not None:
-                self._load(self.weights)
-        return self._network
-
-    def _load(self, weights: Path) -> None:
+    def _load(self, weights: Path, widths: tuple[int, ...]) -> None:
         with warnings.catch_warnings():
             # Keras loads what it finds and only warns of the rest, which would stay random
             warnings.simplefilter("error", UserWarning)
             try:
-                self._network.load_weights(weights)
+                self.network.load_weights(weights)
             except (ValueError, UserWarning) as error:
-                self._network = None
                 raise ValueError(
-                    f"the weights must fit the network {self.network_name} {self.widths}. "
+                    f"the weights must fit the network {self.network_name} {widths}. "
                     f"Received: {weights.name}"
                 ) from error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calcium.heart_field import HEART_REACH, HeartEllipsoid
+from calcium.heart_field import HEART_REACH
 from calcium.labeled_scan import LabeledScan
 from calcium.simulation.background import Background, resample_background
 from calcium.simulation.coronaries import BURDEN_SHARES, draw_coronary_plaques
@@ -16,7 +16,7 @@ from calcium.simulation.distractors import draw_distractors
 from calcium.simulation.inserted import Insert, insert_clouds
 from calcium.simulation.physics import Response, correlated_noise, kernel_filter
 from calcium.simulation.placement import TissueMap
-from registration.geometry import ImageGrid, transform_points
+from registration.geometry import Ellipsoid, ImageGrid, transform_points
 
 FIELD_MM = 192.0
 """In-plane extent of a simulated scan [mm]: the heart field and a margin."""
@@ -83,7 +83,7 @@ class GeneratorOptions:
 
 def simulate_scan(
     background: Background,
-    heart: HeartEllipsoid,
+    heart: Ellipsoid,
     seed: tuple[int, ...],
     options: GeneratorOptions | None = None,
 ) -> LabeledScan:
@@ -191,7 +191,7 @@ def _draw_acquisition(
 def _draw_geometry(
     rng: np.random.Generator,
     background: Background,
-    heart: HeartEllipsoid,
+    heart: Ellipsoid,
     acquisition: Acquisition,
     options: GeneratorOptions,
 ) -> tuple[ImageGrid, Deformation]:

@@ -3,8 +3,7 @@ import pytest
 
 from atlas.affine_mean import AffineMeanBuilder, AtlasRound, without_drift
 from registration.affine_refinement import RefinementLevel
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid
+from registration.geometry import Ellipsoid, ImageGrid
 from registration.preprocessing import prepare_volume
 from tests.registration.torso import HEART, mean_distance_mm, oblique_chest_grid, torso_scan
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from calcium.heart_field import LATTICE_SIZE, LATTICE_SPACING_MM, HeartEllipsoid, HeartField
-from registration.geometry import ImageGrid
+from calcium.heart_field import LATTICE_SIZE, LATTICE_SPACING_MM, HeartField
+from registration.geometry import Ellipsoid, ImageGrid
 
 GRID = ImageGrid((150, 130, 20), (1.1, 0.9, 2.5), (-60.0, 31.0, -400.0))
-HEART = HeartEllipsoid((5.0, -3.0, 11.0), (30.0, 25.0, 20.0))
+HEART = Ellipsoid((5.0, -3.0, 11.0), (30.0, 25.0, 20.0))
 
 
 def shift(x, y, z):
@@ -75,4 +75,4 @@ def test_oblique_atlas_turns_the_coordinates():
 
 def test_heart_radii_must_be_positive():
     with pytest.raises(ValueError, match="radii_mm must be positive"):
-        HeartEllipsoid((0.0, 0.0, 0.0), (10.0, 0.0, 10.0))
+        Ellipsoid((0.0, 0.0, 0.0), (10.0, 0.0, 10.0))

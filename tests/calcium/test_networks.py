@@ -68,4 +68,4 @@ def test_weights_of_another_network_are_refused(other, tmp_path):
     path = tmp_path / "other.weights.h5"
     build_network(*other).save_weights(path)
     with pytest.raises(ValueError, match=r"must fit the network .*other\.weights\.h5"):
-        _ = Predictor("additive", (4, 6, 8), path).network
+        Predictor("additive", (4, 6, 8), path)

@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from calcium.heart_field import HeartEllipsoid
 from calcium.networks.predictor import Predictor
 from calcium.scoring import Scorer
-from registration.geometry import ImageGrid, affine_transform
+from registration.geometry import Ellipsoid, ImageGrid, affine_transform
 
 GRID = ImageGrid((160, 150, 12), (0.8, 0.7, 2.5), (-30.0, -170.0, -60.0))
-HEART = HeartEllipsoid((0.0, 0.0, 0.0), (60.0, 50.0, 40.0))
+HEART = Ellipsoid((0.0, 0.0, 0.0), (60.0, 50.0, 40.0))
 TO_SCAN = affine_transform([[1, 0, 0, 33.0], [0, 1, 0, -118.0], [0, 0, 1, -46.0], [0, 0, 0, 1]])
 
 
@@ -142,7 +141,7 @@ def test_sagittal_slices_are_refused():
 def test_loading_names_the_networks_it_knows():
     config = {"network": "other", "widths": [4, 6]}
     with pytest.raises(ValueError, match="network must be one of additive, plain"):
-        Scorer.from_settings((0, 0, 0), (1, 1, 1), config, None)
+        Scorer.from_settings(HEART, config, None)
 
 
 def test_weights_saved_and_loaded_give_the_same_score(tmp_path):
@@ -150,7 +149,7 @@ def test_weights_saved_and_loaded_give_the_same_score(tmp_path):
     path = tmp_path / "scoring.weights.h5"
     trained.network.save_weights(path)
     config = {"network": "additive", "widths": [4, 6], "decision": "voxel"}
-    loaded = Scorer.from_settings((0, 0, 0), (60, 50, 40), config, path)
+    loaded = Scorer.from_settings(HEART, config, path)
     image = GRID.to_image(scan_with_plaques())
     expected = Scorer(trained, HEART, decision="voxel").score(image, TO_SCAN).agatston
     assert loaded.score(image, TO_SCAN).agatston == pytest.approx(expected, rel=1e-6)

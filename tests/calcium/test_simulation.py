@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 
 from calcium.density import agatston_density
-from calcium.heart_field import HeartEllipsoid
 from calcium.simulation.anatomy import Anatomy
 from calcium.simulation.background import Background, resample_background
 from calcium.simulation.deformation import Deformation
 from calcium.simulation.generator import GeneratorOptions, simulate_scan
-from registration.geometry import ImageGrid
+from registration.geometry import Ellipsoid, ImageGrid
 
-HEART = HeartEllipsoid((0.0, 0.0, 0.0), (45.0, 40.0, 35.0))
+HEART = Ellipsoid((0.0, 0.0, 0.0), (45.0, 40.0, 35.0))
 GRID = ImageGrid((120, 110, 22), (1.2, 1.2, 4.0), (-90.0, 30.0, -260.0))
 CENTER = np.array([-18.0, 95.0, -218.0])
 

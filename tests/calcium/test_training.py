@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from calcium.density import agatston_density
-from calcium.heart_field import HeartEllipsoid
 from calcium.labeled_scan import LabeledScan
 from calcium.networks.predictor import build_network
 from calcium.training import TrainingOptions, attention_loss, regression_loss, train_network
@@ -16,10 +15,10 @@ from calcium.training_data import (
     save_lattice_scan,
 )
 from calcium.validation import additive_outcome, lattice_attention, summary
-from registration.geometry import ImageGrid
+from registration.geometry import Ellipsoid, ImageGrid
 
 GRID = ImageGrid((150, 140, 9), (0.9, 0.8, 3.0), (-20.0, 40.0, -90.0))
-HEART = HeartEllipsoid((0.0, 0.0, 0.0), (60.0, 55.0, 40.0))
+HEART = Ellipsoid((0.0, 0.0, 0.0), (60.0, 55.0, 40.0))
 
 
 def labeled(seed=0):

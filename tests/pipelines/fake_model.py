@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.batch import ModelIdentity
 from pipelines.guards import GuardFinding
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, affine_transform
+from registration.geometry import Ellipsoid, ImageGrid, affine_transform
 from tests.pipelines.dicom_factory import PATIENT
 
 BRIGHT_HU = 1400

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -8,8 +6,7 @@ from click.testing import CliRunner
 from pipelines.cli_train_alignment import command
 from pipelines.model import read_description
 from registration.alignment import ReferenceAligner
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import affine_matrix
+from registration.geometry import Ellipsoid, affine_matrix
 from tests.registration.torso import (
     mean_distance_mm,
     oblique_chest_grid,
@@ -62,7 +59,7 @@ def test_writes_a_model_folder_that_aligns(trained):
 @pytest.mark.slow
 def test_records_what_was_trained_on(trained):
     _, out, _ = trained
-    training = json.loads((out / "alignment.json").read_text())["training"]["alignment"]
+    training = read_description(out)["training"]["alignment"]
     assert training["scans"] == ["one", "two"]
     assert training["held_out"] == ["three"]
     assert training["recipe"]["steps"] == 2

@@ -15,8 +15,7 @@ from pipelines.guards import (
     soft_tissue_upper_quartile_hu,
 )
 from pipelines.scan import Acquisition, Scan
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, affine_transform
+from registration.geometry import Ellipsoid, ImageGrid, affine_transform
 
 HEART = Ellipsoid((0.0, 0.0, 0.0), (40.0, 40.0, 40.0))
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from pipelines import pictures
 from pipelines.pictures import atlas_views, fill_path, outline_path, slice_pictures
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, affine_transform
+from registration.geometry import Ellipsoid, ImageGrid, affine_transform
 
 GRID = ImageGrid((40, 30, 12), (0.7, 0.9, 3.0), (11.0, -50.0, 300.0))
 

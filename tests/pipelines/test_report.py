@@ -14,8 +14,7 @@ from pipelines.reasons import REASONS
 from pipelines.report import Evidence, report_html, scale_position
 from pipelines.results import Finding, LesionRow, ScanResult
 from pipelines.scan import Acquisition, Scan
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid
+from registration.geometry import Ellipsoid, ImageGrid
 
 GRID = ImageGrid((64, 48, 20), (0.8, 0.8, 3.0), (-25.0, -19.0, 100.0))
 MEGABYTE = 2**20

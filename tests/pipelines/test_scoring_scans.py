@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from calcium.heart_field import HeartEllipsoid
 from pipelines.discovery import find_series
 from pipelines.scoring_scans import (
     BackgroundSource,
@@ -13,10 +12,10 @@ from pipelines.scoring_scans import (
     phantom_tasks,
     simulated_tasks,
 )
-from registration.geometry import ImageGrid
+from registration.geometry import Ellipsoid, ImageGrid
 
 GRID = ImageGrid((60, 55, 14), (2.0, 2.0, 5.0), (-70.0, 20.0, -100.0))
-HEART = HeartEllipsoid((0.0, 0.0, 0.0), (40.0, 38.0, 6.0))  # few slices, to be quick
+HEART = Ellipsoid((0.0, 0.0, 0.0), (40.0, 38.0, 6.0))  # few slices, to be quick
 TO_SCAN = ((1.0, 0, 0, -11.0), (0, 1.0, 0, 74.0), (0, 0, 1.0, -67.0), (0, 0, 0, 1.0))
 
 

@@ -3,19 +3,21 @@ import sys
 
 import pytest
 
-from calcium.heart_field import HeartEllipsoid
 from pipelines.scoring_training import ScoringRecipe, model_sections
+from registration.geometry import Ellipsoid
 
-HEART = HeartEllipsoid((0.0, 0.0, 0.0), (40.0, 38.0, 30.0))
+HEART = Ellipsoid((0.0, 0.0, 0.0), (40.0, 38.0, 30.0))
 
 
 def test_sections_hold_what_the_scorer_needs_and_how_it_was_trained():
-    sections = model_sections(ScoringRecipe(seed=7), HEART, ["a"], {"kappa": 0.98765}, "command")
+    sections = model_sections(ScoringRecipe(seed=7), HEART, ["a"], {"kappa": 0.98765})
     assert sections["scoring"]["network"] == "additive"
     assert sections["scoring"]["widths"] == [12, 24, 40, 56]
     assert sections["scoring"]["heart"]["radii_mm"] == [40.0, 38.0, 30.0]
     training = sections["training"]["scoring"]
     assert training["recipe"]["seed"] == 7
+    assert "--network additive" in training["command"]
+    assert "--seed 7" in training["command"]
     assert training["metrics"] == {"kappa": 0.9877}
 
 

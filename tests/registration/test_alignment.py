@@ -6,8 +6,13 @@ import SimpleITK as sitk
 
 from registration.alignment import ReferenceAligner
 from registration.alignment_uncertainty import ALARM_UNCERTAINTY, alignment_uncertainty
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, affine_matrix, affine_transform, transform_points
+from registration.geometry import (
+    Ellipsoid,
+    ImageGrid,
+    affine_matrix,
+    affine_transform,
+    transform_points,
+)
 from tests.registration.torso import (
     HEART,
     mean_distance_mm,

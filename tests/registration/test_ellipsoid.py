@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from registration.ellipsoid import Ellipsoid
+from registration.geometry import Ellipsoid
 
 
 def test_relative_radius_is_one_on_the_surface_of_every_axis():

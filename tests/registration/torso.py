@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from registration.ellipsoid import Ellipsoid
-from registration.geometry import ImageGrid, transform_points
+from registration.geometry import Ellipsoid, ImageGrid, transform_points
 
 HEART = Ellipsoid((25.0, -30.0, -10.0), (60.0, 50.0, 55.0))
 

@@ -1,0 +1,104 @@
+"""Scores of real scans against reference scores: kappa, ICC and every scan.
+
+    python benchmarks/scoring_real.py --data FOLDER --truth scans.csv --out DIR [--model FOLDER]
+
+`--truth` is a CSV with the columns `scan,agatston`; `scan` is a path below the folder, a series'
+folder or a volume file (with or without its suffix). Every scan is read, aligned and scored as
+`calcium-score run` would; one that cannot be read, or that the table does not name, is said so on
+stderr and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def main() -> None:
+    """Score scans and print the tables."""
+    options = _options()
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    from benchmarks.results_table import write_results
+    from benchmarks.scoring_methods import agreement, score_cases, scorers_of
+    from pipelines.model import load_model
+
+    model = load_model(options.model)
+    cases = _cases(options.data, read_truth(options.truth))
+    rows = score_cases(cases, model, scorers_of(model, options.methods.split(",")))
+    if not rows:
+        raise SystemExit("no scan of the table was found and readable")
+    write_results("scoring_real", rows, options.out)
+    table = agreement(rows)
+    if table:
+        print(write_results("scoring_real_agreement", table, options.out))
+
+
+def read_truth(path: Path) -> dict[str, float]:
+    """Reference scores by scan."""
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        if not {"scan", "agatston"} <= set(reader.fieldnames or ()):
+            raise SystemExit(f"{path.name} needs the columns scan and agatston")
+        return {row["scan"].strip("/ "): float(row["agatston"]) for row in reader}
+
+
+def truth_of(source: str, truth: Mapping[str, float]) -> str | None:
+    """The name in the table that a series belongs to, the longest that fits."""
+    place = source.strip("/")
+    fits = [
+        name
+        for name in truth
+        if place == name or place.startswith((f"{name}/", f"{name}.")) or place.endswith(f"/{name}")
+    ]
+    return max(fits, key=len, default=None)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="model folder, by default the shipped one")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--methods", default="additive,plain")
+    return parser.parse_args()
+
+
+def _cases(data: Path, truth: Mapping[str, float]) -> Iterator:
+    """Every scan that the table names and that can be read."""
+    from benchmarks.scoring_methods import Case
+    from pipelines.discovery import find_series
+    from pipelines.run import scan_kind
+    from pipelines.reading import read_scan
+    from pipelines.reasons import UnusableSeries
+
+    missing = dict(truth)
+    for candidate in find_series([data]):
+        first = candidate.files[0]
+        place = first.relative_to(data) if first.is_relative_to(data) else Path(candidate.source)
+        name = truth_of(str(place), truth) or truth_of(candidate.source, truth)
+        if name is None:
+            print(f"{candidate.source}: not in the table", file=sys.stderr)
+            continue
+        missing.pop(name, None)
+        try:
+            scan = read_scan(candidate)
+        except UnusableSeries as reason:
+            print(f"{name}: left out, {reason}", file=sys.stderr)
+            continue
+        yield Case(name, scan_kind(scan.grid), scan.image, truth[name])
+    for name in missing:
+        print(f"{name}: in the table but not found", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
