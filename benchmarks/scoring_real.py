@@ -77,9 +77,9 @@ def _cases(data: Path, truth: Mapping[str, float]) -> Iterator:
     """Every scan that the table names and that can be read."""
     from benchmarks.scoring_methods import Case
     from pipelines.discovery import find_series
-    from pipelines.run import scan_kind
     from pipelines.reading import read_scan
     from pipelines.reasons import UnusableSeries
+    from pipelines.run import scan_kind
 
     missing = dict(truth)
     for candidate in find_series([data]):
