@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from benchmarks.results_table import write_results
 from calcium.agreement import (
     confusion_matrix,
     intraclass_correlations,
@@ -19,7 +22,7 @@ from calcium.agreement import (
 )
 from calcium.categories import risk_category
 from calcium.scoring import Scorer
-from pipelines.model import Model
+from pipelines.model import Model, load_model
 
 PLAIN = Path(__file__).resolve().parent.parent / "calcium" / "models" / "training"
 """Folder of the plain network's weights and settings."""
@@ -40,6 +43,39 @@ class Case:
     kind: str
     image: sitk.Image
     truth: float
+
+
+def common_options(description: str) -> argparse.ArgumentParser:
+    """Options that every scoring benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="model folder, by default the shipped one")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--methods", default="additive,plain")
+    return parser
+
+
+def run_benchmark(name: str, cases: Iterable[Case], options: argparse.Namespace) -> None:
+    """Score the cases, write and print the tables.
+
+    Args:
+        name: Name of the benchmark.
+        cases: What to score.
+        options: Values of `common_options`.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    model = load_model(options.model)
+    rows = score_cases(cases, model, scorers_of(model, options.methods.split(",")))
+    if not rows:
+        raise SystemExit("no scan was found that can be scored")
+    write_results(name, rows, options.out)
+    table = agreement(rows)
+    if table:
+        print(write_results(f"{name}_agreement", table, options.out))
 
 
 def scorers_of(model: Model, methods: Sequence[str]) -> dict[str, Scorer]:

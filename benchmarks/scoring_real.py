@@ -10,36 +10,27 @@ stderr and left out.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.scoring_methods import Case, common_options, run_benchmark
+from pipelines.discovery import find_series
+from pipelines.reading import read_scan
+from pipelines.reasons import UnusableSeries
+from pipelines.run import scan_kind
+
 
 def main() -> None:
     """Score scans and print the tables."""
-    options = _options()
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    from benchmarks.results_table import write_results
-    from benchmarks.scoring_methods import agreement, score_cases, scorers_of
-    from pipelines.model import load_model
-
-    model = load_model(options.model)
-    cases = _cases(options.data, read_truth(options.truth))
-    rows = score_cases(cases, model, scorers_of(model, options.methods.split(",")))
-    if not rows:
-        raise SystemExit("no scan of the table was found and readable")
-    write_results("scoring_real", rows, options.out)
-    table = agreement(rows)
-    if table:
-        print(write_results("scoring_real_agreement", table, options.out))
+    parser = common_options(__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, required=True)
+    options = parser.parse_args()
+    run_benchmark("scoring_real", _cases(options.data, read_truth(options.truth)), options)
 
 
 def read_truth(path: Path) -> dict[str, float]:
@@ -62,25 +53,8 @@ def truth_of(source: str, truth: Mapping[str, float]) -> str | None:
     return max(fits, key=len, default=None)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--truth", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", type=Path, help="model folder, by default the shipped one")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--methods", default="additive,plain")
-    return parser.parse_args()
-
-
-def _cases(data: Path, truth: Mapping[str, float]) -> Iterator:
+def _cases(data: Path, truth: Mapping[str, float]) -> Iterator[Case]:
     """Every scan that the table names and that can be read."""
-    from benchmarks.scoring_methods import Case
-    from pipelines.discovery import find_series
-    from pipelines.reading import read_scan
-    from pipelines.reasons import UnusableSeries
-    from pipelines.run import scan_kind
-
     missing = dict(truth)
     for candidate in find_series([data]):
         first = candidate.files[0]
