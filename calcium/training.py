@@ -39,7 +39,7 @@ class TrainingOptions:
     clip_norm: float = 1.0
     ema: float = 0.995
     checkpoint_every: int = 250
-    evaluate_every: int = 1000
+    evaluate_every: int = 2000
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from calcium.networks.slice_inputs import INPUT_CHANNELS
 from calcium.training_data import LatticeScan
 from pipelines.scoring_scans import (
     FIRST_TRAINING_PHANTOM,
@@ -133,6 +132,8 @@ def train_scoring(
 
 def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> dict[str, float]:
     """Agreement of a network on held-out lattice scans."""
+    import tensorflow as tf
+
     from calcium.validation import (
         additive_outcome,
         lattice_attention,
@@ -140,8 +141,11 @@ def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> dict[str,
         summary,
     )
 
+    signature = [tf.TensorSpec((None, None, None, INPUT_CHANNELS), tf.float32)]
+    traced = tf.function(lambda x: network(x, training=False), input_signature=signature)
+
     def predict(inputs: Any) -> Any:
-        return np.asarray(network(inputs, training=False))
+        return traced(tf.constant(inputs)).numpy()
 
     if name == "plain":
         return summary([regressed_outcome(predict, scan) for scan in scans])
