@@ -71,10 +71,11 @@ def command(
         raise click.UsageError("--method network needs --model; --method elastix needs none.")
     if method == "elastix" and (model is not None or refine):
         raise click.UsageError("--model and --refine belong to --method network.")
-    registrar = (
-        _elastix(threads) if model is None else _networks(model, refine, refine_bending, threads)
-    )
     try:
+        if model is None:
+            registrar = _elastix(threads)
+        else:
+            registrar = _networks(model, refine, refine_bending, threads)
         metrics = register_files(fixed, moving, out, registrar)
     except UnusableFile as error:
         raise click.UsageError(f"{error}.") from error
