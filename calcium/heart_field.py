@@ -82,9 +82,13 @@ class HeartField:
         )
 
     @property
-    def context_step(self) -> int:
-        """Slices between the scored slice and its shown neighbors, at least one."""
-        return max(1, round(CONTEXT_DISTANCE_MM / self.grid.spacing[2]))
+    def context_offsets(self) -> NDArray[np.intp]:
+        """Native slices shown around a scored one, relative to it: two below to two above.
+
+        They lie about `CONTEXT_DISTANCE_MM` apart, and one slice at least.
+        """
+        step = max(1, round(CONTEXT_DISTANCE_MM / self.grid.spacing[2]))
+        return step * np.arange(-2, 3)
 
     @property
     def window(self) -> tuple[slice, slice]:

@@ -212,7 +212,7 @@ class _SliceView:
         heart_field: Lattice geometry.
         number: Native slice index.
         at: Its candidates.
-        context_hu: The slice between its neighbors, HU, shape `(3, 256, 256)`.
+        context_hu: The slice between its neighbors, HU, shape `(5, 256, 256)`.
         area: Share of each lattice point that is candidate, shape `(256, 256)`.
     """
 
@@ -235,7 +235,7 @@ class _SliceView:
         return bounds[0], bounds[1]
 
     def inputs(self, box: Box) -> NDArray[np.float32]:
-        """Network input of a part of the lattice, shape `(h, w, 8)`."""
+        """Network input of a part of the lattice, shape `(h, w, 10)`."""
         coordinates = self.heart_field.coordinates(self.number, *box)
         context = self.context_hu[:, box[0], box[1]]
         return slice_inputs(context[None], self.area[box][None], coordinates[None])[0]
@@ -266,9 +266,8 @@ def _slice_views(
     """Every slice with candidates, in order."""
     z, y, x = candidates.index.T
     numbers = np.unique(z)
-    step = heart_field.context_step
     first, last = heart_field.slices
-    shown = np.clip(numbers[:, None] + np.array([-step, 0, step]), first, last - 1)
+    shown = np.clip(numbers[:, None] + heart_field.context_offsets, first, last - 1)
     needed, where = np.unique(shown, return_inverse=True)
     sampled = heart_field.sample(volume[needed])
     pixels_per_point = np.float32(heart_field.step_vox[0] * heart_field.step_vox[1])

@@ -19,6 +19,10 @@ SCORE_FLOOR = 1.0
 """Added to scores before the logarithm, so that zero is an ordinary value."""
 
 
+SHARE_FLOOR = 1e-5
+"""Shares are kept this far from 0 and 1, where the logarithm has no end."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
     """How long and how fast.
@@ -50,29 +54,39 @@ class TrainingOptions:
 
 
 def attention_loss(attention: Any, density: Any, scores: tuple[Any, ...]) -> Any:
-    """Huber loss on `log1p` of the scores of squares, mean over squares that can score.
+    """Error of the scores of squares: of the whole crop by size, of its parts by share.
+
+    The first, large squares are compared on a logarithmic scale. For the others, the share of
+    a square's density that counts is compared by cross-entropy: a lesion that is wholly
+    missed has an attention near 0, where the score's own gradient has vanished.
 
     Args:
         attention: Network output, shape `(n, h, w, 1)`.
         density: Agatston density, shape `(n, h, w)`.
-        scores: True scores of the squares of each size, shapes `(n, h / b, w / b)`.
+        scores: True scores of the squares of each size, large first, shapes
+            `(n, h / b, w / b)`.
 
     Returns:
-        Scalar tensor: the sum over square sizes. Squares without any density score zero
-        whatever the attention, so they carry no weight.
+        Scalar tensor: the sum over square sizes, zero for exact scores. Squares without any
+        density score zero whatever the attention, so they carry no weight.
     """
     from keras import ops
 
     weighted = attention[..., 0] * density
     height, width = density.shape[1], density.shape[2]
     total = 0.0
-    for score in scores:
+    for number, score in enumerate(scores):
         rows, cols = score.shape[1], score.shape[2]
         shape = (-1, rows, height // rows, cols, width // cols)
         predicted = ops.sum(ops.reshape(weighted, shape), axis=(2, 4))
         possible = ops.sum(ops.reshape(density, shape), axis=(2, 4))
-        weight = ops.cast(possible > 0, "float32")
-        error = _huber(ops.log(SCORE_FLOOR + predicted) - ops.log(SCORE_FLOOR + score))
+        if number == 0:
+            weight = ops.cast(possible > 0, "float32")
+            error = _huber(ops.log(SCORE_FLOOR + predicted) - ops.log(SCORE_FLOOR + score))
+        else:
+            weight = ops.log(1.0 + possible)
+            certain = ops.maximum(possible, 1e-6)
+            error = _cross_entropy(predicted / certain, ops.clip(score / certain, 0.0, 1.0))
         total = total + ops.sum(weight * error) / (ops.sum(weight) + 1.0)
     return total
 
@@ -265,6 +279,17 @@ def _append_row(path: Path, row: dict[str, float]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow({k: round(v, 5) for k, v in row.items()})
+
+
+def _cross_entropy(predicted: Any, true: Any) -> Any:
+    """Cross-entropy of shares beyond that of the truth with itself, at least 0."""
+    from keras import ops
+
+    def entropy(share: Any) -> Any:
+        p = ops.clip(share, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
+        return -(true * ops.log(p) + (1.0 - true) * ops.log(1.0 - p))
+
+    return entropy(predicted) - entropy(true)
 
 
 def _huber(error: Any, threshold: float = 1.0) -> Any:

@@ -20,6 +20,7 @@ from calcium.density import find_candidates
 from calcium.heart_field import LATTICE_SIZE, HeartField
 from calcium.labeled_scan import LabeledScan
 from calcium.networks.slice_inputs import (
+    CONTEXT_SLICES,
     INPUT_CHANNELS,
     SOFT_TISSUE_HALF_WIDTH_HU,
     slice_inputs,
@@ -95,12 +96,11 @@ class LatticeScan:
             unit_scale: Factor on the coordinates, shape `(3,)`.
 
         Returns:
-            Input `(size, size, 8)`, density and coronary density `(size, size)`.
+            Input `(size, size, 10)`, density and coronary density `(size, size)`.
         """
         rows = slice(corner[0], corner[0] + size)
         cols = slice(corner[1], corner[1] + size)
-        step = self.field.context_step
-        shown = np.clip([number - step, number, number + step], 0, len(self.hu) - 1)
+        shown = np.clip(number + self.field.context_offsets, 0, len(self.hu) - 1)
         coordinates = self.field.coordinates(self.field.slices[0] + number, rows, cols)
         if unit_scale is not None:
             coordinates *= unit_scale.astype(np.float32)
@@ -234,7 +234,7 @@ class Batch:
     """Crops and what they may be scored by.
 
     Args:
-        inputs: Network input, shape `(n, s, s, 8)`.
+        inputs: Network input, shape `(n, s, s, 10)`.
         density: Agatston density on the lattice, shape `(n, s, s)`.
         scores: True scores of the squares of each size in `BLOCK_SIZES`, shapes
             `(n, s / b, s / b)`.
@@ -304,7 +304,7 @@ class CropSampler:
                 unit_scale=1.0 + rng.normal(0.0, self.scale_sd, 3),
             )
             shift_hu = rng.normal(0.0, self.hu_shift_sd)
-            inputs[item, ..., :3] += np.float32(shift_hu / SOFT_TISSUE_HALF_WIDTH_HU)
+            inputs[item, ..., :CONTEXT_SLICES] += np.float32(shift_hu / SOFT_TISSUE_HALF_WIDTH_HU)
         return Batch(inputs, density, tuple(block_sums(wanted, b) for b in self.block_sizes))
 
     def _place(self, rng: np.random.Generator, which: int) -> tuple[int, tuple[int, int]]:

@@ -15,7 +15,7 @@ from calcium.networks.slice_inputs import INPUT_CHANNELS
 from calcium.training_data import LatticeScan
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Network input `(n, 256, 256, 8)` to its output."""
+"""Network input `(n, 256, 256, 10)` to its output."""
 
 
 @dataclass(frozen=True, slots=True)

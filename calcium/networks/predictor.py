@@ -77,7 +77,7 @@ class Predictor:
         """Network output of slices.
 
         Args:
-            inputs: Shape `(n, h, w, 8)`, `n` at least one.
+            inputs: Shape `(n, h, w, 10)`, `n` at least one.
             batch_size: Slices per call.
 
         Returns:

@@ -1,12 +1,15 @@
-"""What a scoring network is shown of one slice: eight channels on the heart lattice."""
+"""What a scoring network is shown of one slice: ten channels on the heart lattice."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-INPUT_CHANNELS = 8
-"""Three slices in a soft-tissue window, calcium window, candidates, three coordinates."""
+CONTEXT_SLICES = 5
+"""Slices shown of every scored one: itself in the middle of its neighbors."""
+
+INPUT_CHANNELS = CONTEXT_SLICES + 5
+"""Slices in a soft-tissue window, calcium window, candidates, three coordinates."""
 
 SOFT_TISSUE_CENTER_HU = 40.0
 """Middle of the soft-tissue window [HU]: between epicardial fat and faint calcium."""
@@ -26,18 +29,19 @@ def slice_inputs(
     """Network input of slices.
 
     Args:
-        context_hu: The slice and its neighbors, shape `(n, 3, h, w)`: below, scored, above; HU.
+        context_hu: The slice among its neighbors, lowest first, shape `(n, 5, h, w)`; HU.
         candidates: Fraction of each lattice point that is candidate calcium, `(n, h, w)`, 0-1.
         coordinates: Heart-unit coordinates (L, P, S), shape `(n, h, w, 3)`.
 
     Returns:
-        Input, shape `(n, h, w, 8)`, values mostly within -1…1.
+        Input, shape `(n, h, w, 10)`, values mostly within -1…1.
     """
     out = np.empty((*candidates.shape, INPUT_CHANNELS), np.float32)
-    for channel in range(3):
+    for channel in range(CONTEXT_SLICES):
         window = (context_hu[:, channel] - SOFT_TISSUE_CENTER_HU) / SOFT_TISSUE_HALF_WIDTH_HU
         np.clip(window, -1.0, 1.0, out=out[..., channel])
-    np.clip(context_hu[:, 1] / CALCIUM_WINDOW_HU, 0.0, 1.0, out=out[..., 3])
-    np.clip(candidates, 0.0, 1.0, out=out[..., 4])
-    out[..., 5:] = coordinates
+    middle = context_hu[:, CONTEXT_SLICES // 2]
+    np.clip(middle / CALCIUM_WINDOW_HU, 0.0, 1.0, out=out[..., CONTEXT_SLICES])
+    np.clip(candidates, 0.0, 1.0, out=out[..., CONTEXT_SLICES + 1])
+    out[..., CONTEXT_SLICES + 2 :] = coordinates
     return out

@@ -45,15 +45,16 @@ def test_every_lattice_point_of_the_attention_can_be_reached():
 
 
 def test_input_channels_are_windows_candidates_and_coordinates():
-    context = np.full((1, 3, 2, 2), 40.0)
+    context = np.full((1, 5, 2, 2), 40.0)
     context[0, 0] = 150.0
-    context[0, 1] = 600.0
-    context[0, 2] = -1000.0
+    context[0, 1] = 95.0
+    context[0, 2] = 600.0
+    context[0, 4] = -1000.0
     area = np.full((1, 2, 2), 0.4)
     place = np.zeros((1, 2, 2, 3)) + np.array([0.1, -0.2, 0.3])
     got = slice_inputs(context, area, place)[0, 0, 0]
-    # (150 - 40) / 220; clipped above and below; 600 / 1200; the rest as given
-    assert got == pytest.approx([0.5, 1.0, -1.0, 0.5, 0.4, 0.1, -0.2, 0.3])
+    # (150 - 40) / 220; (95 - 40) / 220; clipped above and below; 600 / 1200; the rest as given
+    assert got == pytest.approx([0.5, 0.25, 1.0, 0.0, -1.0, 0.5, 0.4, 0.1, -0.2, 0.3])
 
 
 def test_two_levels_are_the_least():

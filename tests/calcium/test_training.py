@@ -90,11 +90,18 @@ def test_losses_by_hand():
     whole = np.array([[[7.0]]], np.float32)
     expected = 0.5 * np.log(6 / 8) ** 2 / 2
     assert float(attention_loss(attention, density, (whole,))) == pytest.approx(expected, rel=1e-5)
-    # four squares, two of them with density: 3.5 for 7, 1.5 for 0
+    # four squares, two of them with density: half counts where all should, and where none
+    # should: an entropy of ln 2 each, weighted by ln 8 and ln 4
     quarters = np.array([[[7.0, 0.0], [0.0, 0.0]]], np.float32)
-    expected = (0.5 * np.log(4.5 / 8) ** 2 + 0.5 * np.log(2.5) ** 2) / 3
-    got = float(attention_loss(attention, density, (quarters,)))
-    assert got == pytest.approx(expected, rel=1e-5)
+    weight = np.log(8.0) + np.log(4.0)
+    expected += np.log(2.0) * weight / (weight + 1.0)
+    got = float(attention_loss(attention, density, (whole, quarters)))
+    assert got == pytest.approx(expected, rel=1e-4)
+    # exact scores leave nothing, also where only part of a square counts
+    exact = np.zeros((1, 4, 4, 1), np.float32)
+    exact[0, 0, 0] = 5.0 / 7.0
+    part = (np.array([[[5.0]]], np.float32), quarters * 5.0 / 7.0)
+    assert float(attention_loss(exact, density, part)) == pytest.approx(0.0, abs=1e-5)
     # plain: ln(1 + 7) against 0.2; beyond 1 the loss is linear
     got = float(regression_loss(np.array([[0.2]], np.float32), density, (quarters,)))
     assert got == pytest.approx(np.log(8.0) - 0.2 - 0.5, rel=1e-5)
