@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from registration.layers.geometric_layer import GeometricLayer
+from registration.warping import sample_linear, voxel_indices
 
 
 @keras.saving.register_keras_serializable(package="registration")
@@ -75,9 +76,9 @@ class AffineResampler(GeometricLayer):
         shape = ops.shape(moving)
         spatial = self.output_shape_zyx or shape[1:-1]
         index = _affine_index(matrix, spatial)
-        sampled = _interpolate(moving, index)
+        sampled = sample_linear(moving, index)
         if self.padding == "constant":
-            last = ops.stack([ops.cast(n, "float32") for n in shape[1:-1][::-1]]) - 0.5
+            last = ops.stack([ops.cast(n, "float32") for n in shape[1:-1]]) - 0.5
             inside = ops.all((index >= -0.5) & (index < last), axis=-1, keepdims=True)
             sampled = ops.where(inside, sampled, self.fill_value)
         return ops.reshape(sampled, (shape[0], *spatial, moving.shape[-1]))
@@ -108,37 +109,7 @@ def _per_image(matrix: Any) -> Any:
 
 
 def _affine_index(matrix: Any, spatial: Sequence[Any]) -> Any:
-    """Continuous moving index (x, y, z) of every fixed voxel, `(batch, voxels, d)`."""
-    axes = [ops.cast(ops.arange(n), "float32") for n in spatial]
-    mesh = ops.meshgrid(*axes, indexing="ij")
-    points = ops.stack([ops.reshape(axis, (-1,)) for axis in mesh[::-1]], axis=-1)
+    """Continuous moving index, array axis order, of every fixed voxel: `(batch, voxels, d)`."""
+    points = ops.reshape(ops.flip(voxel_indices(spatial), axis=-1), (1, -1, len(spatial)))
     linear = ops.transpose(matrix[:, :-1, :-1], (0, 2, 1))
-    return ops.matmul(points[None], linear) + matrix[:, None, :-1, -1]
-
-
-def _interpolate(images: Any, index: Any) -> Any:
-    """Linear interpolation at continuous indices (x, y, z), `(batch, points, channels)`."""
-    shape = ops.shape(images)
-    sizes = shape[1:-1][::-1]
-    channels = images.shape[-1]
-    flat = ops.reshape(images, (-1, channels))
-    voxels = sizes[0]
-    for n in sizes[1:]:
-        voxels = voxels * n
-    base = ops.arange(shape[0]) * voxels
-    corners: list[tuple[Any, Any]] = [(ops.broadcast_to(base[:, None], ops.shape(index)[:2]), 1.0)]
-    stride: Any = 1
-    for axis, n in enumerate(sizes):
-        last = ops.cast(n - 1, "float32")
-        position = ops.clip(index[..., axis], 0.0, last)
-        low = ops.floor(position)
-        part = position - low
-        first = ops.cast(low, "int32") * stride
-        second = ops.cast(ops.minimum(low + 1.0, last), "int32") * stride
-        corners = [
-            (offset + step, weight * share)
-            for offset, weight in corners
-            for step, share in ((first, 1.0 - part), (second, part))
-        ]
-        stride = stride * n
-    return sum(ops.take(flat, offset, axis=0) * weight[..., None] for offset, weight in corners)
+    return ops.flip(ops.matmul(points, linear) + matrix[:, None, :-1, -1], axis=-1)
