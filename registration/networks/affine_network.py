@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from registration.layers.affine_from_parameters import AffineFromParameters
+from registration.layers.spatial_moments import SpatialMoments
 
 
 @keras.saving.register_keras_serializable(package="registration")
@@ -23,13 +24,13 @@ class AffineNetwork(keras.Model):
     their features are concatenated. Against a constant reference the fixed features would
     be constant too, and the twin may be dropped: the network then sees the moving image
     alone. Global average pooling admits any image size but forgets where things are, which
-    for one branch is fatal; flattening needs a fixed size and remembers.
+    for one branch is fatal; flattening needs a fixed size and remembers; moments do both.
 
     Args:
         filters: Kernels of each 3 x 3 (x 3) convolution; a pooling follows all but the last.
         dense_units: Units of the fully connected layers.
         twin: Whether a fixed image is given beside the moving one.
-        head: `"flatten"` or `"average"`, what turns feature maps into a vector.
+        head: `"flatten"`, `"average"` or `"moments"`, what turns feature maps into a vector.
         center_mm: Center of the transforms, mm; its length sets the dimension.
         bounds: Further arguments of `AffineFromParameters`, by name.
         **kwargs: Passed to `keras.Model`.
@@ -47,7 +48,7 @@ class AffineNetwork(keras.Model):
         ValueError: If `head` is unknown.
 
     Source:
-        De Vos et al., Medical Image Analysis 2019;52:128-143; one branch and flatten own.
+        De Vos et al., Medical Image Analysis 2019;52:128-143; one branch and other heads own.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class AffineNetwork(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if head not in ("flatten", "average"):
-            raise ValueError(f'head must be "flatten" or "average". Received: {head}')
+        if head not in ("flatten", "average", "moments"):
+            raise ValueError(f'head must be "flatten", "average" or "moments". Received: {head}')
         self.filters = tuple(int(n) for n in filters)
         self.dense_units = tuple(int(n) for n in dense_units)
         self.twin = bool(twin)
@@ -100,7 +101,8 @@ class AffineNetwork(keras.Model):
             layers.append(
                 convolution(kernels, 3, padding="same", activation="elu", dtype=self.dtype_policy)
             )
-        layers.append(library.Flatten(dtype="float32") if self.head == "flatten" else average())
+        heads = {"flatten": library.Flatten, "average": average, "moments": SpatialMoments}
+        layers.append(heads[self.head](dtype="float32"))
         return layers
 
     def call(self, inputs: Any) -> Any:

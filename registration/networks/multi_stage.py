@@ -32,8 +32,8 @@ class MultiStageRegistration(keras.Model):
 
     Output shape:
         Dictionary of `moved` `(batch, *shape, 1)`, `displacement_field`
-        `(batch, *shape, d)`, `stage_fields` (the accumulated field after every stage) and
-        `stages` (what every stage gave).
+        `(batch, *shape, d)`, `stage_fields` (the accumulated field after every stage),
+        `stages` (what every stage gave) and `stage_moving` (the moving image it was given).
 
     Raises:
         ValueError: If there is no stage, or the composition is not known.
@@ -56,10 +56,21 @@ class MultiStageRegistration(keras.Model):
     def call(self, inputs: Any) -> dict[str, Any]:
         """Register a batch of pairs."""
         fixed, moving = inputs
+        return self.run(fixed, moving, len(self.stages))
+
+    def run(self, fixed: Any, moving: Any, count: int) -> dict[str, Any]:
+        """Register with the first `count` stages; none gives the moving image as it is.
+
+        Args:
+            fixed: Shape `(batch, *shape, 1)`.
+            moving: Same shape.
+            count: Number of stages.
+        """
         field = None
         moved = moving
-        fields, outputs = [], []
-        for stage in self.stages:
+        fields, outputs, seen = [], [], []
+        for stage in self.stages[:count]:
+            seen.append(moved)
             output = stage([fixed, moved])
             update = output["displacement_field"]
             if field is None:
@@ -74,6 +85,7 @@ class MultiStageRegistration(keras.Model):
             "displacement_field": field,
             "stage_fields": fields,
             "stages": outputs,
+            "stage_moving": seen,
         }
 
     def freeze_all_but(self, number: int) -> None:

@@ -1,0 +1,115 @@
+"""Command `calcium-score register`: one moving image to one fixed image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from registration.registrar import Registrar
+
+
+@click.command()
+@click.argument("fixed", type=click.Path(path_type=Path, exists=True))
+@click.argument("moving", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder; receives moved.*, transform.tfm and metrics.json.",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of `train registration`: networks for images like these.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["network", "elastix"]),
+    default="network",
+    show_default=True,
+    help="Networks of --model, or elastix, which needs none.",
+)
+@click.option(
+    "--refine",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Optimizer steps on this pair after the networks.",
+)
+@click.option(
+    "--refine-bending",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Weight of the bending energy in these steps, mm².",
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+def command(
+    fixed: Path,
+    moving: Path,
+    out: Path,
+    model: Path | None,
+    method: str,
+    refine: int,
+    refine_bending: float,
+    threads: int,
+) -> None:
+    """Register MOVING to FIXED, two or three axes, and write what came of it.
+
+    Images are NIfTI, NRRD, MetaImage, PNG or TIFF files, or folders with one CT series. The
+    moved image lies on the grid of FIXED, in the format and voxel type of MOVING (NRRD for a
+    series). transform.tfm takes points of FIXED to points of MOVING, LPS mm, and is read by
+    SimpleITK and 3D Slicer; `calcium-score warp` applies it to anything else.
+    """
+    from pipelines.pair_files import UnusableFile
+    from pipelines.pair_registration import register_files
+
+    if method == "network" and model is None:
+        raise click.UsageError("--method network needs --model; --method elastix needs none.")
+    if method == "elastix" and (model is not None or refine):
+        raise click.UsageError("--model and --refine belong to --method network.")
+    try:
+        if model is None:
+            registrar = _elastix(threads)
+        else:
+            registrar = _networks(model, refine, refine_bending, threads)
+        metrics = register_files(fixed, moving, out, registrar)
+    except UnusableFile as error:
+        raise click.UsageError(f"{error}.") from error
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    for name in ("ncc_before", "ncc_after", "folding_percent", "sd_jacobian", "seconds"):
+        value = getattr(metrics, name)
+        click.echo(f"{name:<16}{'-' if value is None else f'{value:9.4f}'}")
+    click.echo(f"Moved image, transform and metrics are in {out}.")
+
+
+def _networks(model: Path, refine: int, bending: float, threads: int) -> Registrar:
+    import contextlib
+
+    import tensorflow as tf
+
+    from registration.objective import Objective
+    from registration.refinement import RefinementOptions
+    from registration.registration_folder import load_registration
+
+    # a TensorFlow that has worked in this process already keeps its threads
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    objective = Objective(bending_weight=bending)
+    options = RefinementOptions(steps=refine, objective=objective) if refine else None
+    try:
+        return load_registration(model, refinement=options)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--model") from error
+
+
+def _elastix(threads: int) -> Registrar:
+    from registration.baselines import ElastixRegistrar, ElastixStage
+
+    stages = [ElastixStage("affine"), ElastixStage("bspline")]
+    return ElastixRegistrar(stages, threads=threads)

@@ -1,0 +1,204 @@
+"""One pair of files to a moved image, a transform and what can be measured without labels."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from pipelines.pair_files import (
+    LANDMARK_SUFFIXES,
+    UnusableFile,
+    as_pixel_type,
+    image_suffix,
+    read_landmarks,
+    read_pair_image,
+    read_pair_transform,
+    write_landmarks,
+    write_pair_image,
+)
+from registration.geometry import ImageGrid
+from registration.metrics import folding_fraction, jacobian_determinant
+from registration.registrar import Registrar
+from registration.transforms import fixed_points, write_transform
+from registration.transforms_dense import displacement_field_vox
+
+TRANSFORM_NAME = "transform.tfm"
+METRICS_NAME = "metrics.json"
+
+MEASURED_VOXELS = 2**22
+"""Voxels on which a Jacobian is measured at most; larger grids are measured coarsely."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairMetrics:
+    """What `metrics.json` says.
+
+    Args:
+        method: Name of the registrar.
+        ncc_before: Correlation of fixed and moving image as they lie, where both are.
+        ncc_after: Correlation of fixed and moved image, where both are.
+        folding_percent: Share of voxels with a Jacobian determinant of zero or less, %.
+        sd_jacobian: Standard deviation of the Jacobian determinant.
+        seconds: Wall time of the registration itself.
+        moved: Name of the moved image.
+        transform: Name of the transform file.
+    """
+
+    method: str
+    ncc_before: float | None
+    ncc_after: float | None
+    folding_percent: float
+    sd_jacobian: float
+    seconds: float
+    moved: str
+    transform: str = TRANSFORM_NAME
+
+
+def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -> PairMetrics:
+    """Register two files and write the result.
+
+    Args:
+        fixed: Image whose space the result lives in.
+        moving: Image to be brought there.
+        out: Folder; receives `moved` in the moving image's format and voxel type on the fixed
+            grid, `transform.tfm` (fixed points to moving points, LPS mm) and `metrics.json`.
+        registrar: What registers.
+
+    Raises:
+        UnusableFile: If a file cannot be used, or the images differ in dimension.
+    """
+    images = [read_pair_image(path) for path in (fixed, moving)]
+    if images[0].GetDimension() != images[1].GetDimension():
+        raise UnusableFile(
+            "both images must have as many axes; they have "
+            f"{images[0].GetDimension()} and {images[1].GetDimension()}"
+        )
+    started = time.perf_counter()
+    transform = registrar.register(*images).transform
+    seconds = time.perf_counter() - started
+    moved = warp_image(images[1], transform, ImageGrid.from_image(images[0]), labels=False)
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"moved{image_suffix(moving)}"
+    write_pair_image(moved, out / name)
+    write_transform(transform, out / TRANSFORM_NAME)
+    jacobian = _jacobian(transform, ImageGrid.from_image(images[0]))
+    metrics = PairMetrics(
+        method=registrar.name,
+        ncc_before=_correlation(*images, sitk.Transform()),
+        ncc_after=_correlation(*images, transform),
+        folding_percent=100.0 * folding_fraction(jacobian),
+        sd_jacobian=float(jacobian.std()),
+        seconds=round(seconds, 4),
+        moved=name,
+    )
+    partial = out / f"partial.{METRICS_NAME}"
+    partial.write_text(json.dumps(asdict(metrics), indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, out / METRICS_NAME)
+    return metrics
+
+
+def warp_image(
+    image: sitk.Image, transform: sitk.Transform, grid: ImageGrid, *, labels: bool
+) -> sitk.Image:
+    """Moving image on the fixed grid, in its own voxel type.
+
+    Args:
+        image: Moving image.
+        transform: Pull-back.
+        grid: Fixed grid.
+        labels: Nearest voxel, and 0 outside; otherwise linear, and the least value outside.
+    """
+    outside = 0.0 if labels else float(sitk.GetArrayViewFromImage(image).min())
+    how = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
+    kind = image.GetPixelID()
+    computed = kind if labels else sitk.sitkFloat64
+    moved = sitk.Resample(
+        image, grid.empty_image(sitk.sitkUInt8), transform, how, outside, computed
+    )
+    return moved if labels else as_pixel_type(moved, kind)
+
+
+def warp_file(
+    source: Path, transform: Path, reference: Path, out: Path, *, labels: bool = False
+) -> int:
+    """Bring an image, labels or landmarks of the moving image to the fixed one.
+
+    Images are pulled back through the transform. Landmarks travel the other way, through its
+    inverse, so that they end up on what they marked.
+
+    Args:
+        source: Image file, or landmarks (`.csv`, `.fcsv`), in the space of the moving image.
+        transform: ITK transform, fixed points to moving points.
+        reference: Image whose grid the result takes; for landmarks, in which they are looked for.
+        out: File to write.
+        labels: Whether an image holds labels.
+
+    Returns:
+        Number of landmarks that have no place in the reference; 0 for an image.
+
+    Raises:
+        UnusableFile: If a file cannot be used, or kinds or dimensions do not fit.
+    """
+    pull_back = read_pair_transform(transform)
+    grid = ImageGrid.from_image(read_pair_image(reference))
+    _check_dimension(pull_back, grid.dimension, "the reference")
+    is_table = source.suffix.lower() in LANDMARK_SUFFIXES
+    if is_table != (out.suffix.lower() in LANDMARK_SUFFIXES) or (
+        is_table and out.suffix.lower() != source.suffix.lower()
+    ):
+        raise UnusableFile(f"{out.name} must be of the kind of {source.name}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not is_table:
+        image = read_pair_image(source)
+        _check_dimension(pull_back, image.GetDimension(), source.name)
+        write_pair_image(warp_image(image, pull_back, grid, labels=labels), out)
+        return 0
+    landmarks = read_landmarks(source)
+    _check_dimension(pull_back, landmarks.points.shape[1], source.name)
+    found = fixed_points(pull_back, landmarks.points)
+    write_landmarks(landmarks, found, out)
+    return int(np.count_nonzero(~grid.contains(found)))
+
+
+def _check_dimension(transform: sitk.Transform, dimension: int, what: str) -> None:
+    if transform.GetDimension() != dimension:
+        raise UnusableFile(
+            f"the transform has {transform.GetDimension()} axes, {what} has {dimension}"
+        )
+
+
+def _correlation(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float | None:
+    """Correlation over the fixed voxels that the moving image covers; `None` without any."""
+    grid = ImageGrid.from_image(fixed)
+    if transform.GetDimension() != grid.dimension:
+        transform = sitk.Transform(grid.dimension, sitk.sitkIdentity)
+    moved = sitk.Resample(
+        moving, grid.empty_image(), transform, sitk.sitkLinear, float("nan"), sitk.sitkFloat64
+    )
+    b = sitk.GetArrayFromImage(moved)
+    covered = np.isfinite(b)
+    a = sitk.GetArrayFromImage(fixed)[covered].astype(float)
+    b = b[covered]
+    if a.size < 2 or a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _jacobian(transform: sitk.Transform, grid: ImageGrid) -> NDArray[np.float64]:
+    """Jacobian determinants on the grid, or on every n-th voxel of a large one."""
+    step = int(np.ceil((np.prod(grid.size) / MEASURED_VOXELS) ** (1 / grid.dimension)))
+    coarse = ImageGrid(
+        tuple(max(2, n // step) for n in grid.size),
+        tuple(s * step for s in grid.spacing),
+        grid.origin,
+        grid.direction,
+    )
+    field = displacement_field_vox(transform, coarse)
+    return jacobian_determinant(field, spacing=(1.0,) * grid.dimension)

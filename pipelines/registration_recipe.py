@@ -1,0 +1,213 @@
+"""From a folder or table of images to a trained registration in a model folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from registration.networks.registration_network import RegistrationConfig
+    from registration.training import TrainingOptions
+
+CINE_2D: Mapping[str, Any] = {
+    "registration": {"stages": [{"kind": "deformable", "downsamplings": [4, 4], "kernels": 16}]},
+    "training": {
+        "batch_size": 8,
+        "augmentation": {
+            "rotation_deg": 30.0,
+            "scale": 0.15,
+            "translation": 0.05,
+            "flip_axes": [0, 1],
+            "gamma": 0.3,
+            "moving_elastic_vox": 2.0,
+        },
+    },
+}
+"""DIRNet as published, for pairs of 2-D slices of one patient."""
+
+STACK_3D: Mapping[str, Any] = {
+    "registration": {
+        "stages": [{"kind": "deformable", "downsamplings": [1, 4, 4], "kernels": 32}],
+    },
+    "training": {
+        "batch_size": 1,
+        "objective": {"bending_weight": 0.1},
+        "augmentation": {
+            "rotation_deg": 30.0,
+            "scale": 0.15,
+            "flip_axes": [1, 2],
+            "gamma": 0.3,
+            "in_plane": True,
+        },
+    },
+}
+"""One deformable stage for stacks of thick slices of one patient."""
+
+BETWEEN_PATIENTS: Mapping[str, Any] = {
+    "registration": {
+        "stages": [
+            {"kind": "affine", "dimension": 3, "kernels": 16},
+            {"kind": "deformable", "downsamplings": [4, 4, 4], "kernels": 32},
+            {"kind": "deformable", "downsamplings": [3, 3, 3], "kernels": 32},
+            {"kind": "deformable", "downsamplings": [2, 2, 2], "kernels": 32},
+        ],
+        "initialization": "centers",
+    },
+    "training": {
+        "batch_size": 2,
+        "objective": {"bending_weight": 0.1},
+        "augmentation": {"rotation_deg": 10.0, "scale": 0.1, "translation": 0.03, "gamma": 0.2},
+    },
+}
+"""Affine and three deformable stages, coarse to fine, for volumes of different patients."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "dirnet": CINE_2D,
+    "stack": STACK_3D,
+    "patients": BETWEEN_PATIENTS,
+}
+"""Recipes by name; each is what a recipe file may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationRecipe:
+    """Layout and training of a registration.
+
+    Args:
+        config: Networks, working grid and intensities.
+        options: Training.
+    """
+
+    config: RegistrationConfig
+    options: TrainingOptions
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RegistrationRecipe:
+        """Recipe of plain values: sections `registration` and `training`.
+
+        Raises:
+            ValueError: If a value cannot be, or a setting has another name.
+        """
+        from registration.augmentation import Augmentation
+        from registration.networks.registration_network import RegistrationConfig
+        from registration.objective import Objective
+        from registration.training import TrainingOptions
+
+        try:
+            config = RegistrationConfig.from_dict(values["registration"])
+            settings = dict(values.get("training", {}))
+            changes = dict(settings.pop("augmentation", {}))
+            changes["flip_axes"] = tuple(changes.get("flip_axes", ()))
+            for name in ("steps", "patch_shape"):
+                if isinstance(settings.get(name), list):
+                    settings[name] = tuple(settings[name])
+            options = TrainingOptions(
+                objective=Objective(**settings.pop("objective", {})),
+                augmentation=Augmentation(**changes),
+                **settings,
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the recipe must hold known settings. Received: {error}") from error
+        return cls(config, options)
+
+
+def read_recipe(preset: str, path: Path | None, **changes: Any) -> RegistrationRecipe:
+    """Recipe of a preset or of a JSON file, with single training options changed.
+
+    Args:
+        preset: Name in `PRESETS`; not used if there is a file.
+        path: JSON file with the sections `registration` and `training`.
+        **changes: Training options that take precedence; `None` leaves one as it is.
+
+    Raises:
+        ValueError: If the file is not JSON or a setting cannot be.
+    """
+    values: Mapping[str, Any] = PRESETS[preset]
+    if path is not None:
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"the recipe must be JSON. Received: {path.name}, {error}") from error
+    recipe = RegistrationRecipe.from_dict(values)
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    return replace(recipe, options=replace(recipe.options, **wanted))
+
+
+def train_registration(
+    images: Path,
+    out: Path,
+    work: Path,
+    recipe: RegistrationRecipe,
+    *,
+    group: str | None = None,
+    subject: str | None = None,
+    validation_share: float = 0.1,
+    report: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Train, or go on, and write the model folder.
+
+    Args:
+        images: Folder of images, or CSV table; see `registration.cohort`.
+        out: Model folder: `registration.json`, weights, `curve.csv`.
+        work: Cache and checkpoint; a rerun goes on there.
+        recipe: What to train and how.
+        group: See `read_folder`; not for tables.
+        subject: Likewise.
+        validation_share: Share of the subjects that choose the best step.
+        report: Called with lines of plain text.
+
+    Returns:
+        Last and best measures on the validation pairs by name, empty without any.
+
+    Raises:
+        ValueError: If images, table, recipe or checkpoint cannot be used.
+    """
+    import shutil
+
+    from registration.cohort import read_folder, read_table, split_subjects
+    from registration.registration_folder import save_registration
+    from registration.training import CURVE_NAME, RegistrationTrainer
+
+    if images.is_dir():
+        cohort = read_folder(images, group=group, subject=subject)
+    elif group or subject:
+        raise ValueError("group and subject of a table must be columns. Received: expressions")
+    else:
+        cohort = read_table(images)
+    training, validation = split_subjects(cohort, share=validation_share, seed=recipe.options.seed)
+    report(
+        f"{len(training.images)} images and {len(training.pairs)} pairs to learn from, "
+        f"{len(validation.pairs) if validation else 0} pairs of other subjects to judge by"
+    )
+    trainer = RegistrationTrainer(
+        recipe.config, training, validation, work, options=recipe.options, report=report
+    )
+    network = trainer.train()
+    metrics = _metrics(trainer.rows) if validation else {}
+    save_registration(
+        out,
+        network,
+        recipe.config,
+        training={
+            "options": asdict(recipe.options),
+            "subjects": list(training.subjects),
+            "validation_subjects": list(validation.subjects) if validation else [],
+            "metrics": metrics,
+        },
+    )
+    shutil.copyfile(work / CURVE_NAME, out / CURVE_NAME)
+    return metrics
+
+
+def _metrics(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Best validation similarity of every stage."""
+    stages = sorted({int(row["stage"]) for row in rows})
+    return {
+        f"stage_{stage + 1}_validation_similarity": max(
+            row["validation_similarity"] for row in rows if row["stage"] == stage
+        )
+        for stage in stages
+    }

@@ -1,0 +1,211 @@
+"""Which images there are to learn registration from, and which of them make pairs.
+
+A cohort comes from a folder or from a CSV table. Images of one *group* are paired with each
+other (say, the phases of a slice); images of one *subject* stay on one side of the split into
+training and validation.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
+"""Files that are taken for images when a folder is read."""
+
+ONE_GROUP = "all"
+"""Group of images of which any two may be paired."""
+
+
+@dataclass(frozen=True, slots=True)
+class CohortImage:
+    """One image to learn from.
+
+    Args:
+        path: The image.
+        group: Images of equal group are paired.
+        subject: Images of equal subject are on one side of a split.
+        mask: Image whose voxels above zero count in the similarity; all by default.
+    """
+
+    path: Path
+    group: str
+    subject: str
+    mask: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Images and the ordered pairs of them.
+
+    Args:
+        images: All images.
+        pairs: Index of the fixed and of the moving image of every pair; ordered, so that two
+            images that may be registered either way stand in it twice.
+    """
+
+    images: tuple[CohortImage, ...]
+    pairs: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise ValueError(
+                "a cohort must hold at least one pair: two images of one group. "
+                f"Received: {len(self.images)} images"
+            )
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Subjects in alphabetical order."""
+        return tuple(sorted({image.subject for image in self.images}))
+
+    def of_subjects(self, subjects: Sequence[str]) -> Cohort:
+        """The part of the cohort whose pairs lie within some subjects.
+
+        Raises:
+            ValueError: If no pair is left.
+        """
+        wanted = set(subjects)
+        pairs = [
+            (fixed, moving)
+            for fixed, moving in self.pairs
+            if {self.images[fixed].subject, self.images[moving].subject} <= wanted
+        ]
+        used = sorted({index for pair in pairs for index in pair})
+        place = {index: number for number, index in enumerate(used)}
+        return Cohort(
+            tuple(self.images[index] for index in used),
+            tuple((place[fixed], place[moving]) for fixed, moving in pairs),
+        )
+
+
+def read_folder(folder: Path, *, group: str | None = None, subject: str | None = None) -> Cohort:
+    """Every image of a folder and its subfolders.
+
+    Args:
+        folder: Where to look.
+        group: Regular expression; what it matches in the path below `folder` (its first
+            bracket, if it has one) is the image's group. By default any two may be paired.
+        subject: Likewise the subject; by default the group, or the image itself if all are
+            of one group.
+
+    Raises:
+        ValueError: If an expression matches nowhere in a path, or there is no pair.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
+    images = []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        own_group = ONE_GROUP if group is None else _matched(group, name)
+        default = name if group is None else own_group
+        own_subject = default if subject is None else _matched(subject, name)
+        images.append(CohortImage(path, own_group, own_subject))
+    return Cohort(tuple(images), tuple(_pairs_within_groups(images)))
+
+
+def read_table(table: Path) -> Cohort:
+    """Images or pairs of a CSV table; paths are relative to its folder.
+
+    A table of images has the column `image` and, if wanted, `mask`, `group` and `subject`. A
+    table of pairs has `fixed` and `moving` and, if wanted, `fixed_mask`, `moving_mask` and
+    `subject`; pairs are then taken in the given direction only.
+
+    Raises:
+        ValueError: If neither columns are there, a file is missing, or there is no pair.
+    """
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    columns = set(rows[0]) if rows else set()
+    if "image" in columns:
+        return _image_rows(rows, table.parent)
+    if {"fixed", "moving"} <= columns:
+        return _pair_rows(rows, table.parent)
+    raise ValueError(
+        "the table must have a column `image`, or `fixed` and `moving`. "
+        f"Received: {sorted(columns)}"
+    )
+
+
+def split_subjects(cohort: Cohort, *, share: float, seed: int) -> tuple[Cohort, Cohort | None]:
+    """Training and validation part, by subjects.
+
+    Args:
+        cohort: All images.
+        share: Share of the subjects that validate, rounded, at least one; 0 for none.
+        seed: Which ones.
+
+    Returns:
+        Training cohort, and validation cohort or `None` if `share` is 0. Pairs between the
+        two sides are dropped.
+
+    Raises:
+        ValueError: If a side is left without pairs.
+    """
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"share must lie in [0, 1). Received: {share}")
+    if share == 0.0:
+        return cohort, None
+    subjects = np.array(cohort.subjects)
+    order = np.random.default_rng([seed, len(subjects)]).permutation(len(subjects))
+    count = max(1, round(share * len(subjects)))
+    if cohort_needs_pairs(cohort):
+        count = max(2, count)
+    chosen = set(subjects[order[:count]].tolist())
+    rest = [s for s in cohort.subjects if s not in chosen]
+    return cohort.of_subjects(rest), cohort.of_subjects(sorted(chosen))
+
+
+def cohort_needs_pairs(cohort: Cohort) -> bool:
+    """Whether every pair is between two subjects, so that one subject alone has none."""
+    images = cohort.images
+    return all(images[a].subject != images[b].subject for a, b in cohort.pairs)
+
+
+def _matched(expression: str, name: str) -> str:
+    found = re.search(expression, name)
+    if found is None:
+        raise ValueError(f"{expression!r} must match every path. Received: {name}")
+    return found.group(1) if found.groups() else found.group(0)
+
+
+def _pairs_within_groups(images: Sequence[CohortImage]) -> Iterator[tuple[int, int]]:
+    members: dict[str, list[int]] = {}
+    for index, image in enumerate(images):
+        members.setdefault(image.group, []).append(index)
+    for group in members.values():
+        yield from ((a, b) for a in group for b in group if a != b)
+
+
+def _image_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
+    images = []
+    for row in rows:
+        group = row.get("group") or ONE_GROUP
+        default = row["image"] if group == ONE_GROUP else group
+        image = _image(base, row["image"], row.get("mask"), group, row.get("subject") or default)
+        images.append(image)
+    return Cohort(tuple(images), tuple(_pairs_within_groups(images)))
+
+
+def _pair_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
+    images: list[CohortImage] = []
+    pairs = []
+    for number, row in enumerate(rows):
+        subject = row.get("subject") or f"pair {number + 1}"
+        for role in ("fixed", "moving"):
+            mask = row.get(f"{role}_mask")
+            images.append(_image(base, row[role], mask, f"pair {number + 1}", subject))
+        pairs.append((len(images) - 2, len(images) - 1))
+    return Cohort(tuple(images), tuple(pairs))
+
+
+def _image(base: Path, name: str, mask: str | None, group: str, subject: str) -> CohortImage:
+    paths = [base / entry for entry in (name, mask) if entry]
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"every file of the table must exist. Received: {path}")
+    return CohortImage(paths[0], group, subject, paths[1] if len(paths) > 1 else None)

@@ -1,0 +1,188 @@
+"""Registration of a pair of images by trained networks, in one shot, with exact ITK transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from registration.geometry import ImageGrid, affine_matrix, affine_transform
+from registration.networks.affine_stage import AffineConfig
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.multi_stage import MultiStageRegistration
+from registration.networks.registration_network import RegistrationConfig, StageConfig
+from registration.pair_preparation import PreparedPair, prepare_pair
+from registration.refinement import ControlPointRefiner, RefinementOptions
+from registration.registrar import Registration
+from registration.transforms import (
+    bspline_transform,
+    centered_affine_transform,
+    composite_transform,
+)
+from registration.transforms_dense import displacement_field_transform
+
+
+class NetworkRegistrar:
+    """Registers any pair through trained stages; a `Registrar`.
+
+    Images are scaled and brought to the working grid for the networks' eyes only: the result
+    is a transform in physical space, through which the original moving image is resampled
+    once. Affine and B-spline stages stay what they are. Only a thin plate spline, a velocity
+    field, or added stages become dense fields, as ITK knows nothing else for them.
+
+    Args:
+        network: Trained stages.
+        config: What they were built from.
+        name: Name for tables.
+        refinement: Optimizer steps on the last stage's control points after the networks;
+            none by default.
+
+    Raises:
+        ValueError: If a refinement is asked of a last stage that has no B-spline.
+    """
+
+    def __init__(
+        self,
+        network: MultiStageRegistration,
+        config: RegistrationConfig,
+        *,
+        name: str = "network",
+        refinement: RefinementOptions | None = None,
+    ) -> None:
+        self.network = network
+        self.config = config
+        self._name = name
+        self._estimate = _compiled(network, config)
+        self._refiner: ControlPointRefiner | None = None
+        if refinement is not None and refinement.steps > 0:
+            last = config.stages[-1]
+            if not _has_control_points(last, config):
+                raise ValueError(
+                    "refinement needs a B-spline as the last stage, composed with the others. "
+                    f"Received: {last}"
+                )
+            assert isinstance(last, DeformableConfig)
+            self._refiner = ControlPointRefiner(
+                refinement,
+                spacing=last.control_point_spacing,
+                spacing_mm=config.network_spacing[::-1],
+                order=int(last.transformer[-1]),
+            )
+
+    @property
+    def name(self) -> str:
+        """Name for tables."""
+        return self._name
+
+    def register(self, fixed: sitk.Image, moving: sitk.Image) -> Registration:
+        """Register one pair, 2-D or 3-D, of any grids.
+
+        Args:
+            fixed: Scalar image whose space the result lives in.
+            moving: Scalar image to be brought there.
+
+        Raises:
+            ValueError: If the images are not of the networks' dimension.
+        """
+        if fixed.GetDimension() != self.config.dimension:
+            raise ValueError(
+                f"the networks register images of {self.config.dimension} axes. "
+                f"Received: {fixed.GetDimension()}"
+            )
+        pair = prepare_pair(
+            fixed,
+            moving,
+            scaling=self.config.scaling,
+            spacing_mm=self.config.spacing_mm,
+            initialization=self.config.initialization,
+        )
+        found, last_moving = self._estimate(
+            pair.fixed[None, ..., None], pair.moving[None, ..., None]
+        )
+        outputs = [np.asarray(output)[0].astype(float) for output in found]
+        if self._refiner is not None:
+            outputs[-1] = self._refiner.refine(
+                pair.fixed[None, ..., None], last_moving, outputs[-1][None]
+            )[0]
+        return Registration(_accumulated(outputs, pair, self.config))
+
+
+def _compiled(network: MultiStageRegistration, config: RegistrationConfig) -> Any:
+    """One function for images of every size; what no result needs is pruned from its graph."""
+    import tensorflow as tf
+
+    shape = (1, *(None,) * config.dimension, 1)
+    specification = tf.TensorSpec(shape, tf.float32)
+
+    @tf.function(input_signature=[specification, specification])
+    def estimate(fixed: Any, moving: Any) -> Any:
+        results = network.run(fixed, moving, len(config.stages))
+        found = []
+        for number, stage in enumerate(config.stages):
+            output = results["stages"][number]
+            if config.composition == "add" and len(config.stages) > 1:
+                found.append(results["stage_fields"][number])
+            elif isinstance(stage, AffineConfig):
+                found.append(output["matrix"])
+            elif _has_control_points(stage, config):
+                found.append(output["control_points"])
+            else:
+                found.append(output["displacement_field"])
+        return found, results["stage_moving"][-1]
+
+    return estimate
+
+
+def _has_control_points(stage: StageConfig, config: RegistrationConfig) -> bool:
+    """Whether a stage leaves as an ITK B-spline."""
+    if isinstance(stage, AffineConfig) or (config.composition == "add" and len(config.stages) > 1):
+        return False
+    return stage.transformer != "thin_plate_spline" and not stage.diffeomorphic
+
+
+def _accumulated(
+    outputs: Sequence[NDArray[np.float64]], pair: PreparedPair, config: RegistrationConfig
+) -> tuple[sitk.Transform, ...]:
+    """The pull-back after every stage, the initial one included."""
+    adding = config.composition == "add" and len(config.stages) > 1
+    parts: list[sitk.Transform] = [] if pair.initial is None else [pair.initial]
+    stages = []
+    for stage, output in zip(config.stages, outputs, strict=True):
+        found = _stage_transform(stage, output, pair.grid, config)
+        if adding:
+            stages.append(composite_transform(_joined([*parts, found])))
+            continue
+        parts = _joined([*parts, found])
+        stages.append(composite_transform(parts))
+    return tuple(stages)
+
+
+def _stage_transform(
+    stage: StageConfig,
+    output: NDArray[np.float64],
+    grid: ImageGrid,
+    config: RegistrationConfig,
+) -> sitk.Transform:
+    if config.composition == "add" and len(config.stages) > 1:
+        return displacement_field_transform(output, grid)
+    if isinstance(stage, AffineConfig):
+        return centered_affine_transform(output, grid, spacing=config.network_spacing)
+    if _has_control_points(stage, config):
+        return bspline_transform(
+            output, grid, spacing=stage.control_point_spacing, order=int(stage.transformer[-1])
+        )
+    return displacement_field_transform(output, grid)
+
+
+def _joined(parts: Sequence[sitk.Transform]) -> list[sitk.Transform]:
+    """Neighboring linear parts as one affine, the first found applied last."""
+    joined: list[sitk.Transform] = []
+    for part in parts:
+        if joined and part.IsLinear() and joined[-1].IsLinear():
+            joined[-1] = affine_transform(affine_matrix(joined[-1]) @ affine_matrix(part))
+        else:
+            joined.append(part)
+    return joined

@@ -1,0 +1,101 @@
+"""The affine stage of a registration: a pair to a matrix, and the field it stands for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import keras
+from keras import layers
+
+from registration.layers.affine_field import AffineField
+from registration.networks.affine_network import AffineNetwork
+
+Fusion = Literal["twin", "pair"]
+Pooling = Literal["average", "moments"]
+
+
+@dataclass(frozen=True, slots=True)
+class AffineConfig:
+    """What an affine network for arbitrary pairs looks like.
+
+    Args:
+        dimension: Number of image axes, 2 or 3.
+        kernels: Kernels per convolution.
+        poolings: Poolings by 2 between convolutions.
+        dense_units: Units of the fully connected layers.
+        fusion: `"twin"`, as published, encodes both images alike and compares what is left
+            of them; `"pair"` gives the encoder both as channels.
+        head: `"average"`, as published, or `"moments"`, which remembers positions.
+        translation_mm: Translation per unit of the network's output, mm (voxels, if the
+            registration works in voxels).
+        max_rotation_rad: Bound of each rotation, radians.
+        max_scale: Bound of each scaling; its inverse is the other one.
+        max_shear: Bound of each shear, without unit.
+    """
+
+    dimension: int = 3
+    kernels: int = 32
+    poolings: int = 3
+    dense_units: tuple[int, ...] = (64,)
+    fusion: Fusion = "twin"
+    head: Pooling = "moments"
+    translation_mm: float = 10.0
+    max_rotation_rad: float = 0.6
+    max_scale: float = 2.0
+    max_shear: float = 0.3
+
+    def __post_init__(self) -> None:
+        choices = {"fusion": ("twin", "pair"), "head": ("average", "moments"), "dimension": (2, 3)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {allowed}. Received: {getattr(self, name)!r}"
+                )
+        if self.max_scale <= 1.0:
+            raise ValueError(f"max_scale must be above 1. Received: {self.max_scale}")
+        object.__setattr__(self, "dense_units", tuple(int(n) for n in self.dense_units))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def affine_stage(config: AffineConfig, *, spacing: tuple[float, ...]) -> keras.Model:
+    """Network that finds an affine transform between two images of one grid.
+
+    Args:
+        config: Layout of the network.
+        spacing: Voxel spacing that the affine acts in, ITK order (x, y, z), mm; 1 for voxels.
+
+    Returns:
+        Model from `[fixed, moving]`, each `(batch, *shape, 1)`, to a dictionary of `matrix`
+        `(batch, d + 1, d + 1)`, about the middle of the image, (x, y, z) order, and
+        `displacement_field` `(batch, *shape, d)`, voxels, array axis order.
+
+    Source:
+        de Vos et al., Med Image Anal 2019;52:128-143; pair fusion and moments own.
+    """
+    shape = (None,) * config.dimension
+    fixed = keras.Input((*shape, 1), name="fixed")
+    moving = keras.Input((*shape, 1), name="moving")
+    network = AffineNetwork(
+        (config.kernels,) * (config.poolings + 1),
+        config.dense_units,
+        twin=config.fusion == "twin",
+        head=config.head,
+        center_mm=(0.0,) * config.dimension,
+        bounds={
+            "translation_mm": config.translation_mm,
+            "max_rotation_rad": config.max_rotation_rad,
+            "max_log_scale": math.log(config.max_scale),
+            "max_shear": config.max_shear,
+        },
+        name="air",
+    )
+    pair = [fixed, moving] if network.twin else layers.Concatenate(name="pair")([fixed, moving])
+    matrix = network(pair)
+    field = AffineField(spacing, name="affine_field")(matrix, fixed)
+    outputs = {"matrix": matrix, "displacement_field": field}
+    return keras.Model([fixed, moving], outputs, name="affine_stage")

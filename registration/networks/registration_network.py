@@ -1,0 +1,117 @@
+"""A whole registration as a configuration: stages, working grid, intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from registration.networks.affine_stage import AffineConfig, affine_stage
+from registration.networks.deformable_network import DeformableConfig, deformable_network
+from registration.networks.multi_stage import MultiStageRegistration
+from registration.pair_preparation import Initialization, IntensityScaling
+
+StageConfig = AffineConfig | DeformableConfig
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationConfig:
+    """What a registration by networks consists of; kept beside the weights.
+
+    Args:
+        stages: Networks, coarse to fine: as a rule at most one affine one, first.
+        spacing_mm: Spacing of the working grid in ITK order (x, y, z), mm. By default the
+            networks see the voxels of the fixed image as they are, and all lengths of the
+            configuration that are called mm are voxels.
+        composition: `"compose"`, or `"add"` as published.
+        initialization: `"identity"` takes images as they lie in physical space, `"centers"`
+            puts middle on middle first.
+        scaling: How intensities become numbers from 0 to 1.
+        image_shape: Spatial shape of all images, array order; needed by a thin plate spline
+            only.
+    """
+
+    stages: tuple[StageConfig, ...]
+    spacing_mm: tuple[float, ...] | None = None
+    composition: Literal["compose", "add"] = "compose"
+    initialization: Initialization = "identity"
+    scaling: IntensityScaling = field(default_factory=IntensityScaling)
+    image_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages must name at least one network. Received: none")
+        object.__setattr__(self, "stages", tuple(self.stages))
+        dimensions = {stage.dimension for stage in self.stages}
+        if len(dimensions) != 1:
+            raise ValueError(f"all stages must have one dimension. Received: {sorted(dimensions)}")
+        if self.spacing_mm is not None:
+            if len(self.spacing_mm) != self.dimension or min(self.spacing_mm) <= 0:
+                raise ValueError(
+                    f"spacing_mm needs {self.dimension} positive values. "
+                    f"Received: {self.spacing_mm}"
+                )
+            object.__setattr__(self, "spacing_mm", tuple(float(s) for s in self.spacing_mm))
+        if self.initialization not in ("identity", "centers"):
+            raise ValueError(
+                f"initialization must be 'identity' or 'centers'. Received: {self.initialization!r}"
+            )
+        if self.image_shape is not None:
+            object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
+
+    @property
+    def dimension(self) -> int:
+        """Number of image axes."""
+        return self.stages[0].dimension
+
+    @property
+    def network_spacing(self) -> tuple[float, ...]:
+        """Voxel spacing that networks and losses reckon with, ITK order: mm, or 1 for voxels."""
+        return self.spacing_mm or (1.0,) * self.dimension
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        kinds = {AffineConfig: "affine", DeformableConfig: "deformable"}
+        return {
+            "stages": [{"kind": kinds[type(stage)], **stage.to_dict()} for stage in self.stages],
+            "spacing_mm": self.spacing_mm,
+            "composition": self.composition,
+            "initialization": self.initialization,
+            "scaling": self.scaling.to_dict(),
+            "image_shape": self.image_shape,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RegistrationConfig:
+        """Inverse of `to_dict`; what is left out takes its default.
+
+        Raises:
+            ValueError: If a stage is of no known kind.
+            TypeError: If there is a setting of another name.
+        """
+        settings = dict(values)
+        kinds: dict[str, Any] = {"affine": AffineConfig, "deformable": DeformableConfig}
+        stages = []
+        for stage in settings.pop("stages", ()):
+            options = dict(stage)
+            kind = options.pop("kind", "deformable")
+            if kind not in kinds:
+                raise ValueError(f"kind must be one of {tuple(kinds)}. Received: {kind!r}")
+            stages.append(kinds[kind](**options))
+        scaling = settings.pop("scaling", None) or {}
+        scaling = IntensityScaling(**{k: v and tuple(v) for k, v in scaling.items()})
+        for name in ("spacing_mm", "image_shape"):
+            if settings.get(name) is not None:
+                settings[name] = tuple(settings[name])
+        return cls(stages=tuple(stages), scaling=scaling, **settings)
+
+
+def build_registration(config: RegistrationConfig) -> MultiStageRegistration:
+    """Networks of a configuration, untrained: every stage starts at the identity."""
+    stages = [
+        affine_stage(stage, spacing=config.network_spacing)
+        if isinstance(stage, AffineConfig)
+        else deformable_network(stage, image_shape=config.image_shape)
+        for stage in config.stages
+    ]
+    return MultiStageRegistration(stages, composition=config.composition)

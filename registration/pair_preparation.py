@@ -1,0 +1,227 @@
+"""From two images of any grid and scale to the pair of arrays that a network sees.
+
+Training and registration share this, so that a network meets in use what it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from registration.geometry import ImageGrid
+
+Initialization = Literal["identity", "centers"]
+
+PERCENTILE_VOXELS = 2**15
+"""Voxels from which percentiles are taken at most; regularly spaced ones of larger images."""
+
+ANTI_ALIASING = 0.4
+"""Standard deviation of the Gaussian before an image is reduced, in voxels of the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntensityScaling:
+    """How intensities become numbers from 0 to 1; values beyond are clipped.
+
+    Args:
+        percentiles: Lower and upper percentile of the image, which become 0 and 1.
+        window: Fixed intensities in their place, say HU; `None` for percentiles.
+    """
+
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    window: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.percentiles
+        if not 0.0 <= low < high <= 100.0:
+            raise ValueError(f"percentiles must rise within 0 to 100. Received: {(low, high)}")
+        object.__setattr__(self, "percentiles", (float(low), float(high)))
+        if self.window is not None:
+            if not self.window[0] < self.window[1]:
+                raise ValueError(f"window must rise. Received: {self.window}")
+            object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
+
+    def limits(self, array: NDArray[np.generic]) -> tuple[float, float]:
+        """Intensities that become 0 and 1; of a large image from regularly spaced voxels."""
+        if self.window is not None:
+            return self.window
+        step = max(1, array.size // PERCENTILE_VOXELS)
+        sample = np.asarray(array.ravel()[::step], dtype=np.float32)
+        low, high = np.percentile(sample, self.percentiles).tolist()
+        return float(low), float(high)
+
+    def apply(
+        self, array: NDArray[np.generic], limits: tuple[float, float] | None = None
+    ) -> NDArray[np.float32]:
+        """Scaled intensities; 0 everywhere if the image is constant.
+
+        Args:
+            array: Intensities, any shape.
+            limits: What becomes 0 and 1; by default what `limits` finds in the array.
+        """
+        low, high = self.limits(array) if limits is None else limits
+        if not high > low:
+            return np.zeros(array.shape, dtype=np.float32)
+        scaled = np.subtract(array, low, dtype=np.float32)
+        scaled *= np.float32(1.0 / (high - low))
+        return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPair:
+    """A pair on the working grid.
+
+    Args:
+        fixed: Scaled intensities, array order.
+        moving: Scaled intensities on the same grid, its outermost voxels continued.
+        grid: The working grid, in the space of the fixed image.
+        initial: Pull-back from fixed to moving points that was applied to the moving image,
+            mm; `None` for the identity.
+    """
+
+    fixed: NDArray[np.float32]
+    moving: NDArray[np.float32]
+    grid: ImageGrid
+    initial: sitk.Transform | None
+
+
+def working_grid(grid: ImageGrid, spacing_mm: Sequence[float] | None) -> ImageGrid:
+    """Grid over the same field of view with another spacing.
+
+    Args:
+        grid: Grid of the image.
+        spacing_mm: Wanted spacing in ITK order, mm; `None` keeps the grid.
+
+    Returns:
+        Grid of exactly this spacing about the same middle, its extent rounded to whole voxels.
+
+    Raises:
+        ValueError: If the number of spacings is not that of the axes.
+    """
+    if spacing_mm is None:
+        return grid
+    if len(spacing_mm) != grid.dimension:
+        raise ValueError(f"spacing_mm needs {grid.dimension} values. Received: {tuple(spacing_mm)}")
+    spacing = np.array(spacing_mm, dtype=float)
+    if np.allclose(spacing, grid.spacing, rtol=1e-3):
+        return grid
+    size = np.maximum(1, np.rint(grid.extent_mm / spacing)).astype(int)
+    half = (size - 1) / 2 * spacing
+    origin = grid.center - grid.direction_matrix @ half
+    return ImageGrid(
+        tuple(size.tolist()), tuple(spacing.tolist()), tuple(origin.tolist()), grid.direction
+    )
+
+
+def initial_transform(
+    fixed: ImageGrid, moving: ImageGrid, how: Initialization
+) -> sitk.Transform | None:
+    """Pull-back before any registration: none, or from the middle of one image to the other's.
+
+    Raises:
+        ValueError: If `how` is not known, or the images differ in dimension.
+    """
+    if how not in ("identity", "centers"):
+        raise ValueError(f"initialization must be 'identity' or 'centers'. Received: {how!r}")
+    if fixed.dimension != moving.dimension:
+        raise ValueError(
+            "fixed and moving image must have as many axes. "
+            f"Received: {fixed.dimension} and {moving.dimension}"
+        )
+    shift = moving.center - fixed.center
+    if how == "identity" or not np.any(np.abs(shift) > 1e-9):
+        return None
+    return sitk.TranslationTransform(fixed.dimension, shift.tolist())
+
+
+def on_grid(
+    image: sitk.Image,
+    grid: ImageGrid,
+    transform: sitk.Transform | None = None,
+    *,
+    labels: bool = False,
+) -> NDArray[np.float32]:
+    """An image's values on another grid, linear, smoothed first where it is reduced.
+
+    Args:
+        image: Scalar image.
+        grid: Where to sample.
+        transform: Pull-back from points of the grid to points of the image; `None` for none.
+        labels: Take the nearest voxel instead, and 0 outside.
+
+    Returns:
+        Array of `grid.shape`; outside the image the outermost voxels are repeated.
+    """
+    if transform is None and ImageGrid.from_image(image) == grid:
+        return np.asarray(sitk.GetArrayFromImage(image), dtype=np.float32)
+    filtered = sitk.Cast(image, sitk.sitkFloat32)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(grid.empty_image())
+    if transform is not None:
+        resampler.SetTransform(transform)
+    if labels:
+        resampler.SetInterpolator(sitk.sitkNearestNeighbor)
+    else:
+        filtered = _smoothed(filtered, grid)
+        resampler.SetInterpolator(sitk.sitkLinear)
+        resampler.UseNearestNeighborExtrapolatorOn()
+    return np.asarray(sitk.GetArrayFromImage(resampler.Execute(filtered)), dtype=np.float32)
+
+
+def prepare_pair(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    *,
+    scaling: IntensityScaling,
+    spacing_mm: Sequence[float] | None = None,
+    initialization: Initialization = "identity",
+) -> PreparedPair:
+    """Bring a pair to the working grid of the fixed image.
+
+    Args:
+        fixed: Scalar image, 2-D or 3-D.
+        moving: Scalar image of as many axes.
+        scaling: How intensities are scaled; each image by all of its own voxels.
+        spacing_mm: Working spacing, ITK order, mm; by default the fixed image's own voxels.
+        initialization: Whether the images are taken as they lie or middle on middle.
+
+    Raises:
+        ValueError: If the images differ in dimension or hold vectors.
+    """
+    for image in (fixed, moving):
+        if image.GetNumberOfComponentsPerPixel() != 1:
+            raise ValueError(
+                "images must have one value per voxel. "
+                f"Received: {image.GetNumberOfComponentsPerPixel()}"
+            )
+    fixed_grid, moving_grid = ImageGrid.from_image(fixed), ImageGrid.from_image(moving)
+    initial = initial_transform(fixed_grid, moving_grid, initialization)
+    grid = working_grid(fixed_grid, spacing_mm)
+    arrays = [
+        scaling.apply(
+            on_grid(image, grid, transform), scaling.limits(sitk.GetArrayViewFromImage(image))
+        )
+        for image, transform in ((fixed, None), (moving, initial))
+    ]
+    return PreparedPair(arrays[0], arrays[1], grid, initial)
+
+
+def _smoothed(image: sitk.Image, grid: ImageGrid) -> sitk.Image:
+    """Gaussian along the axes that are reduced, none along the others."""
+    sigmas = [
+        ANTI_ALIASING * wanted if wanted > 1.5 * own and n > 3 else 0.0
+        for own, wanted, n in zip(image.GetSpacing(), grid.spacing, image.GetSize(), strict=True)
+    ]
+    if not any(sigmas):
+        return image
+    variances = [sigma**2 for sigma in sigmas]
+    return sitk.DiscreteGaussian(image, variances, maximumKernelWidth=64, useImageSpacing=True)

@@ -1,0 +1,152 @@
+"""Refinement of one pair: a few optimizer steps on control points, from a network's output.
+
+A network has learnt what registrations look like in general; what it misses of a pair, a
+handful of gradient steps on the pair itself finds. The whole loop is one compiled function
+for images of every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from registration.bsplines import bspline_field
+from registration.objective import Objective
+from registration.warping import warp
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.99, 1e-6
+"""Decays of Adam; the second is shorter than usual, as the run is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefinementOptions:
+    """How control points are refined.
+
+    Args:
+        steps: Optimizer steps; 0 leaves the output as it is.
+        learning_rate: First step of Adam, voxels of displacement; it falls to a tenth along a
+            cosine.
+        objective: What is minimized.
+        displacement_limit: Largest displacement of a control point as a share of the spacing;
+            below 0.4 a cubic B-spline in 3-D (0.48 in 2-D) cannot fold. `None` is no limit.
+    """
+
+    steps: int = 50
+    learning_rate: float = 0.5
+    objective: Objective = field(default_factory=Objective)
+    displacement_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps must not be negative. Received: {self.steps}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive. Received: {self.learning_rate}")
+        if self.displacement_limit is not None and self.displacement_limit <= 0:
+            raise ValueError(
+                f"displacement_limit must be positive or None. Received: {self.displacement_limit}"
+            )
+
+
+class ControlPointRefiner:
+    """Refines B-spline control points on the pair itself, 2-D or 3-D.
+
+    Args:
+        options: How.
+        spacing: Control point spacing per array axis, voxels.
+        spacing_mm: Voxel spacing per array axis, mm, in which bending is measured.
+        order: Degree of the spline.
+    """
+
+    def __init__(
+        self,
+        options: RefinementOptions,
+        *,
+        spacing: Sequence[float],
+        spacing_mm: Sequence[float],
+        order: int = 3,
+    ) -> None:
+        self.options = options
+        self.spacing = tuple(float(s) for s in spacing)
+        self.spacing_mm = tuple(float(s) for s in spacing_mm)
+        self.order = order
+        self._optimize = self._compiled()
+
+    def refine(self, fixed: Any, moving: Any, control_points: Any) -> NDArray[np.float64]:
+        """Control points with a smaller objective.
+
+        Args:
+            fixed: Shape `(batch, *shape, 1)`, scaled to about [0, 1].
+            moving: Same shape, as the stage of the control points sees it.
+            control_points: Where to start, voxels, array axis order, `(batch, *lattice, d)`.
+
+        Returns:
+            Refined control points, same shape. Every pair of a batch is refined on its own.
+        """
+        start = np.asarray(control_points, dtype=np.float32)
+        return np.asarray(self._optimize(fixed, moving, start), dtype=float)
+
+    def energy(self, fixed: Any, moving: Any, control_points: Any) -> Any:
+        """Objective of every pair, shape `(batch,)`."""
+        field = bspline_field(
+            control_points, ops.shape(fixed)[1:-1], spacing=self.spacing, order=self.order
+        )
+        objective = self.options.objective
+        roughness = objective.roughness(
+            field,
+            control_points,
+            spacing=self.spacing,
+            spacing_mm=self.spacing_mm,
+            order=self.order,
+        )
+        return objective.dissimilarity(fixed, warp(moving, field)) + roughness
+
+    def _compiled(self) -> Any:
+        """Adam in a loop inside the graph: no step returns to Python."""
+        import tensorflow as tf
+
+        dimension = len(self.spacing)
+        image = tf.TensorSpec((None, *(None,) * dimension, 1), tf.float32)
+        lattice = tf.TensorSpec((None, *(None,) * dimension, dimension), tf.float32)
+        steps = self.options.steps
+
+        def gradient(fixed: Any, moving: Any, points: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(points)
+                # a sum, so that every pair has its own gradient whatever the batch
+                total = tf.reduce_sum(self.energy(fixed, moving, points))
+            return tape.gradient(total, points)
+
+        @tf.function(input_signature=[image, image, lattice])
+        def optimize(fixed: Any, moving: Any, start: Any) -> Any:
+            def step(number: Any, points: Any, mean: Any, square: Any) -> Any:
+                slope = gradient(fixed, moving, points)
+                mean = _BETA_1 * mean + (1.0 - _BETA_1) * slope
+                square = _BETA_2 * square + (1.0 - _BETA_2) * slope * slope
+                count = tf.cast(number + 1, tf.float32)
+                size = mean / (1.0 - _BETA_1**count)
+                scale = tf.sqrt(square / (1.0 - _BETA_2**count)) + _EPSILON
+                points = self._limited(points - self._rate(tf, count) * size / scale)
+                return number + 1, points, mean, square
+
+            zero = tf.zeros_like(start)
+            state = (tf.constant(0), start, zero, zero)
+            return tf.while_loop(lambda n, *_: n < steps, step, state)[1]
+
+        return optimize
+
+    def _rate(self, tf: Any, count: Any) -> Any:
+        share = (count - 1.0) / max(1, self.options.steps - 1)
+        return self.options.learning_rate * (0.1 + 0.45 * (1.0 + tf.cos(np.pi * share)))
+
+    def _limited(self, points: Any) -> Any:
+        if self.options.displacement_limit is None:
+            return points
+        limit = ops.convert_to_tensor(
+            [self.options.displacement_limit * s for s in self.spacing], dtype="float32"
+        )
+        return ops.clip(points, -limit, limit)

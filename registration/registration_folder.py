@@ -1,0 +1,129 @@
+"""The folder a trained registration lives in: settings, weights, and the hash of the weights.
+
+Networks are built in code from the settings and only weights are read, once their SHA-256 is
+right: a folder from elsewhere can be wrong, but it cannot run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from registration.network_registrar import NetworkRegistrar
+    from registration.networks.multi_stage import MultiStageRegistration
+    from registration.networks.registration_network import RegistrationConfig
+    from registration.refinement import RefinementOptions
+
+DESCRIPTION_NAME = "registration.json"
+WEIGHTS_NAME = "registration.weights.h5"
+FORMAT = 1
+"""Version of the layout of `registration.json`."""
+
+
+class RegistrationFolderError(ValueError):
+    """A folder that holds no usable registration; the message says why."""
+
+
+def save_registration(
+    folder: Path,
+    network: MultiStageRegistration,
+    config: RegistrationConfig,
+    *,
+    name: str | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write weights and description, each by atomic rename.
+
+    Args:
+        folder: Where to; made if it is not there.
+        network: Trained stages.
+        config: What they were built from.
+        name: Name of the model; by default that of the folder.
+        training: How it was trained: options, images, validation. Kept for the record.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"partial.{WEIGHTS_NAME}"
+    network.save_weights(partial)
+    os.replace(partial, folder / WEIGHTS_NAME)
+    description = {
+        "format": FORMAT,
+        "name": name or folder.resolve().name,
+        "registration": config.to_dict(),
+        "training": dict(training or {}),
+        "files": {WEIGHTS_NAME: _sha256(folder / WEIGHTS_NAME)},
+    }
+    partial = folder / f"partial.{DESCRIPTION_NAME}"
+    partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, folder / DESCRIPTION_NAME)
+
+
+def read_registration(folder: Path) -> dict[str, Any]:
+    """Description of a folder, its layout checked.
+
+    Raises:
+        RegistrationFolderError: If there is no readable `registration.json` of this format.
+    """
+    path = folder / DESCRIPTION_NAME
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RegistrationFolderError(
+            f"There is no {DESCRIPTION_NAME} in {folder}. Give a folder as "
+            "`calcium-score train registration` writes it."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RegistrationFolderError(
+            f"{path} cannot be read as JSON ({type(error).__name__})."
+        ) from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise RegistrationFolderError(
+            f"{path} does not describe a registration of format {FORMAT}."
+        )
+    return description
+
+
+def load_registration(
+    folder: Path, *, refinement: RefinementOptions | None = None
+) -> NetworkRegistrar:
+    """Registrar of a folder, its weights verified.
+
+    Args:
+        folder: As `save_registration` writes it.
+        refinement: Optimizer steps per pair after the networks.
+
+    Raises:
+        RegistrationFolderError: If description or weights are missing, changed, or do not fit.
+        ValueError: If the last stage admits no refinement.
+    """
+    from registration.network_registrar import NetworkRegistrar
+    from registration.networks.registration_network import RegistrationConfig, build_registration
+
+    description = read_registration(folder)
+    expected = description.get("files", {}).get(WEIGHTS_NAME)
+    path = folder / WEIGHTS_NAME
+    if not path.is_file() or _sha256(path) != expected:
+        raise RegistrationFolderError(
+            f"{WEIGHTS_NAME} in {folder} is missing or not the file that {DESCRIPTION_NAME} "
+            "describes (SHA-256 differs). Copy the folder again, or train it again."
+        )
+    try:
+        config = RegistrationConfig.from_dict(description["registration"])
+        network = build_registration(config)
+        network.load_weights(path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RegistrationFolderError(
+            f"The settings in {folder / DESCRIPTION_NAME} do not fit its weights or this version "
+            f"of the program: {error}"
+        ) from error
+    return NetworkRegistrar(
+        network, config, name=str(description.get("name", folder.name)), refinement=refinement
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,184 @@
+"""Batches of training pairs: images cached on their working grid, drawn by seed and step alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from registration.augmentation import Augmentation
+from registration.cohort import Cohort, CohortImage
+from registration.geometry import ImageGrid
+from registration.networks.registration_network import RegistrationConfig
+from registration.pair_preparation import initial_transform, on_grid, working_grid
+
+Batch = dict[str, NDArray[np.float32]]
+"""`fixed` and `moving` `(batch, *shape, 2)`, intensity and mask; and what was drawn for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedImage:
+    """A scaled image on its own working grid.
+
+    Args:
+        values: Intensities from 0 to 1 and a mask, shape `(2, *shape)`.
+        grid: Working grid.
+    """
+
+    values: NDArray[np.float32]
+    grid: ImageGrid
+
+    def image(self, channel: int) -> sitk.Image:
+        """One channel as an image in physical space."""
+        return self.grid.to_image(self.values[channel])
+
+
+class ImageCache:
+    """Scaled images of a cohort as files, made when first asked for, read when drawn.
+
+    Args:
+        folder: Where the files are; shared by trainings of any configuration.
+        config: Working spacing and scaling of intensities.
+    """
+
+    def __init__(self, folder: Path, config: RegistrationConfig) -> None:
+        self.folder = folder
+        self.config = config
+        self._known: dict[CohortImage, tuple[Path, ImageGrid]] = {}
+
+    def load(self, image: CohortImage) -> CachedImage:
+        """The image on its working grid.
+
+        Raises:
+            ValueError: If it is not of the networks' dimension or holds vectors.
+        """
+        if image not in self._known:
+            name = self.folder / f"{self._key(image)}.npy"
+            if not name.exists() or not name.with_suffix(".json").exists():
+                self._make(image, name)
+            grid = ImageGrid(**json.loads(name.with_suffix(".json").read_text(encoding="utf-8")))
+            self._known[image] = name, grid
+        name, grid = self._known[image]
+        return CachedImage(np.load(name), grid)
+
+    def _key(self, image: CohortImage) -> str:
+        """Name that changes with the files and with whatever decides their cached form."""
+        files = [
+            (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+            for path in (image.path, image.mask)
+            if path is not None
+        ]
+        settings = [self.config.spacing_mm, self.config.scaling.to_dict()]
+        return hashlib.sha256(json.dumps([files, settings]).encode()).hexdigest()[:24]
+
+    def _make(self, image: CohortImage, name: Path) -> None:
+        read = _scalar_image(image.path, self.config.dimension)
+        grid = working_grid(ImageGrid.from_image(read), self.config.spacing_mm)
+        scaling = self.config.scaling
+        limits = scaling.limits(sitk.GetArrayViewFromImage(read))
+        values = scaling.apply(on_grid(read, grid), limits)
+        mask = np.ones_like(values)
+        if image.mask is not None:
+            drawn = _scalar_image(image.mask, self.config.dimension)
+            mask = (on_grid(drawn, grid, labels=True) > 0).astype(np.float32)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = name.with_suffix(f".{os.getpid()}.partial.npy")
+        np.save(partial, np.stack([values, mask]))
+        os.replace(partial, name)
+        described = {k: getattr(grid, k) for k in ("size", "spacing", "origin", "direction")}
+        partial = name.with_suffix(f".{os.getpid()}.partial.json")
+        partial.write_text(json.dumps(described), encoding="utf-8")
+        os.replace(partial, name.with_suffix(".json"))
+
+
+class PairSampler:
+    """Draws batches of pairs; a batch depends on seed, stage and step alone.
+
+    Args:
+        cohort: Images and pairs.
+        cache: Where their scaled forms come from.
+        batch_size: Pairs per batch.
+        seed: Of pairs and augmentation.
+        augmentation: Ranges of random changes.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        cache: ImageCache,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive. Received: {batch_size}")
+        self.cohort = cohort
+        self.cache = cache
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augmentation = augmentation or Augmentation()
+
+    def batch(self, stage: int, step: int) -> Batch:
+        """The batch of one training step."""
+        rng = np.random.default_rng([self.seed, stage, step])
+        numbers = rng.integers(len(self.cohort.pairs), size=self.batch_size)
+        return self._assembled([self.cohort.pairs[n] for n in numbers], rng)
+
+    def single(self, number: int) -> Batch:
+        """One pair of the cohort as it is, as a batch of one."""
+        fixed, moving = self._placed(*self.cohort.pairs[number])
+        return {"fixed": fixed[None], "moving": moving[None]}
+
+    def _assembled(self, pairs: Sequence[tuple[int, int]], rng: np.random.Generator) -> Batch:
+        placed = [self._placed(*pair) for pair in pairs]
+        shape = tuple(np.max([fixed.shape[:-1] for fixed, _ in placed], axis=0).tolist())
+        batch = {
+            "fixed": np.stack([_padded(fixed, shape) for fixed, _ in placed]),
+            "moving": np.stack([_padded(moving, shape) for _, moving in placed]),
+        }
+        spacing = self.cache.config.network_spacing[::-1]
+        batch |= self.augmentation.draw(rng, len(pairs), shape, spacing)
+        batch["corner"] = rng.random((len(pairs), len(shape))).astype(np.float32)
+        return batch
+
+    def _placed(self, fixed: int, moving: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A pair on the fixed image's grid, each with its mask as the second channel."""
+        first = self.cache.load(self.cohort.images[fixed])
+        second = self.cache.load(self.cohort.images[moving])
+        how = self.cache.config.initialization
+        transform = initial_transform(first.grid, second.grid, how)
+        fixed_pair = np.moveaxis(first.values, 0, -1)
+        if transform is None and first.grid == second.grid:
+            return fixed_pair, np.moveaxis(second.values, 0, -1)
+        values = on_grid(second.image(0), first.grid, transform)
+        mask = on_grid(second.image(1), first.grid, transform, labels=True)
+        return fixed_pair, np.stack([values, mask], axis=-1)
+
+
+def _padded(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Image in the middle of a larger one: edges repeated, and masked out."""
+    missing = [wanted - own for wanted, own in zip(shape, images.shape[:-1], strict=True)]
+    if not any(missing):
+        return images
+    widths = [(n // 2, n - n // 2) for n in missing]
+    values = np.pad(images[..., 0], widths, mode="edge")
+    return np.stack([values, np.pad(images[..., 1], widths)], axis=-1)
+
+
+def _scalar_image(path: Path, dimension: int) -> sitk.Image:
+    image = sitk.ReadImage(str(path))
+    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != dimension:
+        raise ValueError(
+            f"images must have {dimension} axes and one value per voxel. Received: "
+            f"{path.name} with {image.GetDimension()} axes and "
+            f"{image.GetNumberOfComponentsPerPixel()} values"
+        )
+    return image

@@ -1,0 +1,211 @@
+"""`calcium-score register` and `warp` on files: a known shift, formats, directions, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+from scipy.ndimage import gaussian_filter
+
+from pipelines.cli import main
+from pipelines.pair_files import UnusableFile
+from pipelines.pair_registration import register_files
+from registration.geometry import ImageGrid
+from registration.registrar import Registration
+
+TURNED = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.3).GetMatrix()
+GRID = ImageGrid((24, 20, 10), (0.8, 1.1, 3.0), (-31.0, 57.0, 803.0), TURNED)
+SHIFT_MM = (1.6, -2.2, 3.0)
+"""Where fixed points lie in the moving image: x + shift."""
+
+
+class ShiftRegistrar:
+    """Knows the answer; what is tested is what becomes of it."""
+
+    name = "known shift"
+
+    def register(self, fixed: sitk.Image, moving: sitk.Image) -> Registration:
+        return Registration((sitk.TranslationTransform(3, SHIFT_MM),))
+
+
+def invoke(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A moving image that is the fixed one, shifted in space; int16."""
+    noise = np.random.default_rng(0).normal(size=GRID.shape)
+    array = np.rint(500 * gaussian_filter(noise, 1.5)).astype(np.int16)
+    fixed = GRID.to_image(array)
+    origin = tuple(np.add(GRID.origin, SHIFT_MM).tolist())
+    moving = ImageGrid(GRID.size, GRID.spacing, origin, GRID.direction).to_image(array)
+    sitk.WriteImage(fixed, str(tmp_path / "fixed.nii.gz"))
+    sitk.WriteImage(moving, str(tmp_path / "moving.nrrd"))
+    return tmp_path / "fixed.nii.gz", tmp_path / "moving.nrrd"
+
+
+def test_moved_image_keeps_format_and_type_and_lies_on_the_fixed_one(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    metrics = register_files(*pair, out, ShiftRegistrar())
+    moved = sitk.ReadImage(str(out / "moved.nrrd"))
+    fixed = sitk.ReadImage(str(pair[0]))
+    assert moved.GetPixelID() == sitk.sitkInt16
+    assert moved.GetSize() == fixed.GetSize()
+    np.testing.assert_allclose(sitk.GetArrayFromImage(moved), sitk.GetArrayFromImage(fixed), atol=1)
+    assert metrics.ncc_before is not None
+    assert metrics.ncc_before < 0.9
+    assert metrics.ncc_after == pytest.approx(1.0, abs=1e-4)
+    assert metrics.folding_percent == 0.0
+    assert metrics.sd_jacobian == pytest.approx(0.0, abs=1e-6)
+    assert json.loads((out / "metrics.json").read_text())["method"] == "known shift"
+    assert {path.name for path in out.iterdir()} == {"moved.nrrd", "transform.tfm", "metrics.json"}
+
+
+@pytest.fixture
+def shift(tmp_path: Path) -> Path:
+    sitk.WriteTransform(sitk.TranslationTransform(3, SHIFT_MM), str(tmp_path / "shift.tfm"))
+    return tmp_path / "shift.tfm"
+
+
+def test_an_image_and_its_landmark_end_up_at_the_same_place(
+    pair: tuple[Path, Path], shift: Path, tmp_path: Path
+) -> None:
+    fixed, _ = pair
+    index = (7, 11, 4)
+    moving = sitk.Image(list(GRID.size), sitk.sitkInt16)
+    moving.CopyInformation(sitk.ReadImage(str(pair[1])))
+    moving[index] = 1000
+    sitk.WriteImage(moving, str(tmp_path / "dot.mha"))
+    landmark = moving.TransformIndexToPhysicalPoint(index)
+    (tmp_path / "dot.csv").write_text("name,x,y,z\ncarina,{:.6f},{:.6f},{:.6f}\n".format(*landmark))
+    options = ["--transform", shift, "--reference", fixed]
+    assert (
+        invoke("warp", tmp_path / "dot.mha", *options, "--out", tmp_path / "m.mha").exit_code == 0
+    )
+    assert (
+        invoke("warp", tmp_path / "dot.csv", *options, "--out", tmp_path / "m.csv").exit_code == 0
+    )
+    warped = sitk.ReadImage(str(tmp_path / "m.mha"))
+    z, y, x = np.argwhere(sitk.GetArrayFromImage(warped) > 900)[0].tolist()
+    (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())
+    assert row["name"] == "carina"
+    found = [float(row[axis]) for axis in "xyz"]
+    np.testing.assert_allclose(found, warped.TransformIndexToPhysicalPoint((x, y, z)), atol=1e-3)
+    # against the shift by hand
+    np.testing.assert_allclose(found, np.subtract(landmark, SHIFT_MM), atol=1e-5)
+
+
+def test_labels_are_never_mixed(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    labels = sitk.ReadImage(str(pair[1]), sitk.sitkInt16) * 0 + 2
+    labels[12:, :, :] = 7
+    sitk.WriteImage(sitk.Cast(labels, sitk.sitkUInt8), str(tmp_path / "labels.nii.gz"))
+    sitk.WriteTransform(sitk.TranslationTransform(3, (2.0, -2.0, 3.5)), str(tmp_path / "t.tfm"))
+    done = invoke(
+        "warp", tmp_path / "labels.nii.gz", "--labels", "--transform", tmp_path / "t.tfm",
+        "--reference", pair[0], "--out", tmp_path / "out.nii.gz",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    warped = sitk.ReadImage(str(tmp_path / "out.nii.gz"))
+    assert warped.GetPixelID() == sitk.sitkUInt8
+    assert set(np.unique(sitk.GetArrayFromImage(warped)).tolist()) <= {0, 2, 7}
+
+
+@pytest.mark.parametrize(("system", "sign"), [("LPS", 1.0), ("1", 1.0), ("RAS", -1.0), ("0", -1.0)])
+def test_slicer_points_are_read_in_their_own_coordinate_system(
+    pair: tuple[Path, Path], shift: Path, tmp_path: Path, system: str, sign: float
+) -> None:
+    point = GRID.center + SHIFT_MM  # in the moving image, LPS
+    x, y, z = point * (sign, sign, 1.0)
+    (tmp_path / "p.fcsv").write_text(
+        "# Markups fiducial file version = 4.11\n"
+        f"# CoordinateSystem = {system}\n"
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+        f"a,{x},{y},{z},0,0,0,1,1,1,0,apex,,\n"
+    )
+    done = invoke(
+        "warp", tmp_path / "p.fcsv", "--transform", shift, "--reference", pair[0],
+        "--out", tmp_path / "q.fcsv",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    lines = (tmp_path / "q.fcsv").read_text().splitlines()
+    assert lines[1] == f"# CoordinateSystem = {system}"
+    cells = lines[3].split(",")
+    assert cells[11] == "apex"
+    found = np.array([float(cell) for cell in cells[1:4]]) * (sign, sign, 1.0)
+    np.testing.assert_allclose(found, GRID.center, atol=1e-5)
+
+
+def test_landmarks_outside_the_reference_are_counted(
+    pair: tuple[Path, Path], shift: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "far.csv").write_text("x,y,z\n0,0,0\n")
+    done = invoke(
+        "warp", tmp_path / "far.csv", "--transform", shift, "--reference", pair[0],
+        "--out", tmp_path / "o.csv",
+    )  # fmt: skip
+    assert done.exit_code == 0
+    assert "1 landmarks lie outside the reference" in done.stderr
+
+
+def test_files_that_do_not_fit_are_wrong_usage(
+    pair: tuple[Path, Path], shift: Path, tmp_path: Path
+) -> None:
+    options = ["--reference", pair[0], "--out", tmp_path / "o.nii.gz"]
+    flat = sitk.Image([8, 8], sitk.sitkUInt8)
+    sitk.WriteImage(flat, str(tmp_path / "flat.png"))
+    done = invoke("warp", tmp_path / "flat.png", "--transform", shift, *options)
+    assert done.exit_code == 2
+    assert "the transform has 3 axes, flat.png has 2" in done.output
+    done = invoke("warp", pair[1], "--transform", pair[1], *options)
+    assert done.exit_code == 2
+    assert "not a transform that ITK reads" in done.output
+    (tmp_path / "p.csv").write_text("a,b\n1,2\n")
+    done = invoke(
+        "warp", tmp_path / "p.csv", "--transform", shift, "--reference", pair[0],
+        "--out", tmp_path / "o.csv",
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "must have columns x and y" in done.output
+    with pytest.raises(UnusableFile, match="as many axes"):
+        register_files(pair[0], tmp_path / "flat.png", tmp_path / "out", ShiftRegistrar())
+
+
+def test_register_says_what_a_method_needs(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    done = invoke("register", *pair, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "--method network needs --model" in done.output
+    done = invoke(
+        "register", *pair, "--out", tmp_path / "out", "--method", "elastix", "--refine", 3
+    )
+    assert done.exit_code == 2
+    assert "belong to --method network" in done.output
+    (tmp_path / "empty").mkdir()
+    done = invoke("register", *pair, "--out", tmp_path / "out", "--model", tmp_path / "empty")
+    assert done.exit_code == 2
+    assert "There is no registration.json" in done.output
+
+
+@pytest.mark.parametrize("words", [["register"], ["warp"], ["train", "registration"]])
+def test_help_imports_neither_tensorflow_nor_simpleitk(words: list[str]) -> None:
+    script = (
+        "import sys; from pipelines.cli import main\n"
+        f"try:\n    main({[*words, '--help']!r})\n"
+        "except SystemExit:\n    pass\n"
+        "print({'tensorflow', 'keras', 'SimpleITK', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage:")
+    assert done.stdout.splitlines()[-1] == "set()"

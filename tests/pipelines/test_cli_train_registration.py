@@ -1,0 +1,77 @@
+"""`calcium-score train registration`, then `register` with what it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner
+from scipy.ndimage import gaussian_filter
+
+from pipelines.cli import main
+from pipelines.registration_recipe import PRESETS, RegistrationRecipe, read_recipe
+from registration.networks.registration_network import RegistrationConfig
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for subject in range(4):
+        noise = np.random.default_rng(subject).normal(size=(32, 48))
+        image = gaussian_filter(noise, 2.0)
+        image = 255 * (image - image.min()) / np.ptp(image)
+        for phase in range(2):
+            shifted = np.roll(image, 2 * phase, axis=1).astype(np.uint8)
+            sitk.WriteImage(
+                sitk.GetImageFromArray(shifted), str(folder / f"s{subject}-{phase}.png")
+            )
+    return folder
+
+
+def test_trains_writes_a_folder_and_registers_with_it(images: Path, tmp_path: Path) -> None:
+    recipe = {
+        "registration": {"stages": [{"kind": "deformable", "downsamplings": [3, 3], "kernels": 4}]},
+        "training": {"steps": 4, "batch_size": 2, "evaluate_every": 2, "augmentation": {}},
+    }
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    model = tmp_path / "model"
+    words = ["train", "registration", str(images), "--out", str(model), "--group", r"s\d"]
+    words += ["--recipe", str(tmp_path / "recipe.json"), "--validation-share", "0.25"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "6 images and 6 pairs to learn from, 2 pairs" in done.stderr
+    described = json.loads((model / "registration.json").read_text())
+    assert described["training"]["options"]["steps"] == 4
+    assert len(described["training"]["validation_subjects"]) == 1
+    assert (model / "curve.csv").read_text().startswith("stage,step,loss,validation_loss")
+    words = ["register", str(images / "s0-0.png"), str(images / "s0-1.png")]
+    words += ["--out", str(tmp_path / "out"), "--model", str(model), "--refine", "20"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["ncc_after"] > metrics["ncc_before"]
+    moved = sitk.ReadImage(str(tmp_path / "out" / "moved.png"))
+    assert moved.GetPixelID() == sitk.sitkUInt8
+    assert moved.GetSize() == (48, 32)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets_are_recipes(name: str) -> None:
+    recipe = read_recipe(name, None, steps=7, batch_size=None)
+    assert recipe.options.steps == 7
+    again = RegistrationConfig.from_dict(json.loads(json.dumps(recipe.config.to_dict())))
+    assert again == recipe.config
+
+
+def test_bad_recipes_are_told(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold known settings.*kernel"):
+        RegistrationRecipe.from_dict({"registration": {"stages": [{"kernel": 3}]}})
+    (tmp_path / "recipe.json").write_text("{")
+    words = ["train", "registration", str(images), "--out", str(tmp_path / "m")]
+    done = CliRunner().invoke(main, [*words, "--recipe", str(tmp_path / "recipe.json")])
+    assert done.exit_code == 1
+    assert "the recipe must be JSON" in done.output

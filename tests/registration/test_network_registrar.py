@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
+
+from registration.geometry import ImageGrid
+from registration.network_registrar import NetworkRegistrar
+from registration.networks.affine_stage import AffineConfig
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.registration_network import RegistrationConfig, build_registration
+from registration.pair_preparation import IntensityScaling, prepare_pair
+from registration.refinement import RefinementOptions
+from registration.registration_folder import (
+    RegistrationFolderError,
+    load_registration,
+    save_registration,
+)
+from registration.transforms import transform_stages
+from registration.transforms_dense import displacement_field_vox
+
+TURNED = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.3).GetMatrix()
+GRIDS = {
+    2: ImageGrid((40, 30), (0.8, 1.7), (-30.0, 12.0), (0.8, -0.6, 0.6, 0.8)),
+    3: ImageGrid((20, 26, 9), (0.9, 1.1, 3.0), (-31.0, 57.0, 803.0), TURNED),
+}
+SMALL = {2: (3, 3), 3: (1, 2, 2)}
+
+
+def textured(grid, seed) -> sitk.Image:
+    noise = np.random.default_rng(seed).normal(size=grid.shape)
+    return grid.to_image((1000.0 * gaussian_filter(noise, 1.5)).astype(np.float32))
+
+
+def registration(dimension, **changes):
+    """Air and two deformable stages whose outputs are not the identity, though untrained."""
+    deformable = DeformableConfig(SMALL[dimension], kernels=4, hidden_layers=1)
+    air = AffineConfig(dimension, kernels=4, poolings=2, dense_units=(4,))
+    config = RegistrationConfig(**{"stages": (air, deformable, deformable), **changes})
+    keras.utils.set_random_seed(3)
+    network = build_registration(config)
+    network([np.zeros((1, *GRIDS[dimension].shape, 1))] * 2)
+    rng = np.random.default_rng(4)
+    for weight in network.trainable_variables:
+        if not np.asarray(weight).any():
+            weight.assign(rng.normal(0.0, 0.15, weight.shape))
+    return network, config
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_transforms_after_every_stage_are_the_networks_fields(dimension):
+    network, config = registration(dimension)
+    grid = GRIDS[dimension]
+    fixed, moving = textured(grid, 0), textured(grid, 1)
+    result = NetworkRegistrar(network, config).register(fixed, moving)
+    pair = prepare_pair(fixed, moving, scaling=config.scaling)
+    fields = network([pair.fixed[None, ..., None], pair.moving[None, ..., None]])["stage_fields"]
+    assert len(result.stages) == 3
+    for transform, field in zip(result.stages, fields, strict=True):
+        expected = np.asarray(field)[0]
+        assert np.abs(expected).max() > 0.3
+        # composing dense fields interpolates linearly, and repeats the border; ITK does neither
+        inner = (slice(3, -3),) * dimension
+        difference = displacement_field_vox(transform, grid) - expected
+        assert np.abs(difference[inner]).max() < 0.1
+    first = displacement_field_vox(result.stages[0], grid)
+    np.testing.assert_allclose(first, np.asarray(fields[0])[0], atol=1e-3)
+    names = [part.GetName() for part in transform_stages(result.transform)]
+    assert names == ["AffineTransform", "BSplineTransform", "BSplineTransform"]
+
+
+def test_single_bspline_is_exact_on_the_grid():
+    network, config = registration(2, stages=(DeformableConfig((3, 3), kernels=4),))
+    fixed, moving = textured(GRIDS[2], 0), textured(GRIDS[2], 1)
+    transform = NetworkRegistrar(network, config).register(fixed, moving).transform
+    assert transform.GetName() == "BSplineTransform"
+    pair = prepare_pair(fixed, moving, scaling=config.scaling)
+    field = network([pair.fixed[None, ..., None], pair.moving[None, ..., None]])
+    found = displacement_field_vox(transform, GRIDS[2])
+    np.testing.assert_allclose(found, np.asarray(field["displacement_field"])[0], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"composition": "add"}, {"stages": (DeformableConfig((3, 3), diffeomorphic=True),)}]
+)
+def test_what_itk_cannot_say_becomes_a_dense_field_of_the_same_values(changes):
+    network, config = registration(2, **changes)
+    fixed, moving = textured(GRIDS[2], 0), textured(GRIDS[2], 1)
+    transform = NetworkRegistrar(network, config).register(fixed, moving).transform
+    pair = prepare_pair(fixed, moving, scaling=config.scaling)
+    field = network([pair.fixed[None, ..., None], pair.moving[None, ..., None]])
+    found = displacement_field_vox(transform, GRIDS[2])
+    np.testing.assert_allclose(found, np.asarray(field["displacement_field"])[0], atol=1e-4)
+
+
+def test_working_spacing_and_places_in_space_do_not_matter_to_the_middle():
+    """Untrained, registration of images far apart is the shift of middle onto middle."""
+    config = RegistrationConfig(
+        (AffineConfig(3, kernels=2, poolings=1), DeformableConfig((1, 1, 1), kernels=2)),
+        spacing_mm=(2.0, 2.0, 3.0),
+        initialization="centers",
+        scaling=IntensityScaling(window=(-500.0, 500.0)),
+    )
+    registrar = NetworkRegistrar(build_registration(config), config)
+    moving_grid = ImageGrid((17, 19, 12), (1.3, 0.8, 2.0), (400.0, 0.0, -90.0))
+    result = registrar.register(textured(GRIDS[3], 0), textured(moving_grid, 1))
+    for index in ([0, 0, 0], [7, 20, 3]):
+        point = GRIDS[3].physical_points(index)
+        expected = point + moving_grid.center - GRIDS[3].center
+        np.testing.assert_allclose(result.transform.TransformPoint(point.tolist()), expected)
+    assert transform_stages(result.transform)[0].GetName() == "AffineTransform"
+    assert len(transform_stages(result.transform)) == 2
+
+
+def test_refinement_makes_the_moved_image_more_alike():
+    config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),))
+    network = build_registration(config)
+    grid = GRIDS[2]
+    moving = textured(grid, 2)
+    shift = sitk.TranslationTransform(2, (1.2, -0.9))
+    fixed = sitk.Resample(moving, moving, shift, sitk.sitkLinear)
+
+    def similarity(registrar):
+        transform = registrar.register(fixed, moving).transform
+        moved = sitk.Resample(moving, fixed, transform, sitk.sitkLinear)
+        inner = np.s_[4:-4, 4:-4]
+        arrays = [sitk.GetArrayFromImage(image)[inner].ravel() for image in (fixed, moved)]
+        return np.corrcoef(*arrays)[0, 1]
+
+    before = similarity(NetworkRegistrar(network, config))
+    refined = NetworkRegistrar(network, config, refinement=RefinementOptions(steps=60))
+    assert before < 0.9
+    assert similarity(refined) > 0.99
+
+
+def test_wrong_dimensions_and_refinements_are_refused():
+    network, config = registration(2)
+    with pytest.raises(ValueError, match=r"images of 2 axes. Received: 3"):
+        NetworkRegistrar(network, config).register(textured(GRIDS[3], 0), textured(GRIDS[3], 1))
+    with pytest.raises(ValueError, match="refinement needs a B-spline as the last stage"):
+        NetworkRegistrar(*registration(2, composition="add"), refinement=RefinementOptions(steps=3))
+
+
+def test_config_survives_json():
+    _, config = registration(3, spacing_mm=(1.0, 1.0, 3.0), scaling=IntensityScaling((1, 99)))
+    assert RegistrationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_unusable_configs_are_named():
+    with pytest.raises(ValueError, match="all stages must have one dimension"):
+        RegistrationConfig((AffineConfig(2), DeformableConfig((1, 1, 1))))
+    with pytest.raises(ValueError, match="kind must be one of"):
+        RegistrationConfig.from_dict({"stages": [{"kind": "rigid"}]})
+    with pytest.raises(ValueError, match="spacing_mm needs 2 positive values"):
+        RegistrationConfig((AffineConfig(2),), spacing_mm=(1.0, 0.0))
+    with pytest.raises(ValueError, match="fusion must be one of"):
+        AffineConfig(2, fusion="late")
+
+
+def test_folder_gives_the_same_transform_and_knows_its_weights(tmp_path):
+    network, config = registration(2)
+    fixed, moving = textured(GRIDS[2], 0), textured(GRIDS[2], 1)
+    expected = NetworkRegistrar(network, config).register(fixed, moving).transform
+    save_registration(tmp_path, network, config, training={"pairs": 3})
+    found = load_registration(tmp_path).register(fixed, moving).transform
+    point = GRIDS[2].center.tolist()
+    np.testing.assert_allclose(found.TransformPoint(point), expected.TransformPoint(point))
+    weights = tmp_path / "registration.weights.h5"
+    weights.write_bytes(weights.read_bytes() + b"0")
+    with pytest.raises(RegistrationFolderError, match="SHA-256 differs"):
+        load_registration(tmp_path)
+    with pytest.raises(RegistrationFolderError, match=r"no registration\.json"):
+        load_registration(tmp_path / "elsewhere")
