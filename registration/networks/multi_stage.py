@@ -52,6 +52,7 @@ class MultiStageRegistration(keras.Model):
             raise ValueError(f"composition must be 'compose' or 'add'. Received: {composition!r}")
         self.stages = list(stages)
         self.composition = composition
+        self.built = True  # every variable is a stage's, and stages come built
 
     def call(self, inputs: Any) -> dict[str, Any]:
         """Register a batch of pairs."""

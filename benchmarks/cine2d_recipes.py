@@ -1,0 +1,150 @@
+"""DIRNet on cine MR: the variants of the table, and what they are trained on.
+
+Pairs are two time points of one slice. Part 1 of the Sunnybrook pictures gives two phases per
+slice; DICOM folders of the same study give all phases that are there. Patients of the test
+folder are never used.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import SimpleITK as sitk
+from cine_frames import PHASES, find_frames
+from trained_registrars import Recipe, grouped_cohort, write_image
+
+from registration.augmentation import Augmentation
+from registration.cohort import Cohort, CohortImage
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.registration_network import RegistrationConfig
+from registration.objective import Objective
+from registration.refinement import RefinementOptions
+from registration.training import TrainingOptions
+
+VALIDATION = ("SC-HF-I-40", "SC-HF-NI-36", "SC-HYP-40", "SC-N-40")
+"""Patients of part 1 that choose the best step: the last of every group."""
+
+BASELINE = DeformableConfig(downsamplings=(4, 4), kernels=16)
+
+VARIANTS = {
+    "dirnet": BASELINE,
+    "dirnet-max": replace(BASELINE, downsampling="max"),
+    "dirnet-strided": replace(BASELINE, downsampling="strided"),
+    "dirnet-bspline2": replace(BASELINE, transformer="bspline2"),
+    "dirnet-tps": replace(BASELINE, transformer="thin_plate_spline"),
+    "dirnet-overlapping": replace(BASELINE, receptive_field="overlapping"),
+    "dirnet-full": replace(BASELINE, receptive_field="full"),
+}
+"""Layouts by the name of the method."""
+
+PICTURE_SHAPE = (256, 256)
+"""Pixels of Sunnybrook's pictures; a thin plate spline must know them."""
+
+AUGMENTATION = Augmentation(
+    rotation_deg=180.0,
+    scale=0.2,
+    translation=0.08,
+    flip_axes=(1,),
+    elastic_vox=8.0,
+    moving_translation=0.01,
+    gamma=0.3,
+    noise=0.03,
+)
+"""Strong, as there are only some hundred slices; both frames of a pair move alike."""
+
+OBJECTIVE = Objective("ncc", bending_weight=0.0, folding_weight=1.0)
+
+TRAINING = TrainingOptions(
+    steps=3000,
+    batch_size=8,
+    learning_rate=2e-3,
+    objective=OBJECTIVE,
+    symmetric=False,
+    augmentation=AUGMENTATION,
+    evaluate_every=250,
+    validation_pairs=64,
+    seed=1,
+)
+
+REFINEMENT = RefinementOptions(steps=40, learning_rate=0.5, objective=OBJECTIVE)
+"""Gradient steps of `+refine` on the control points of one pair."""
+
+
+def recipe(name: str, pictures: Path | None, phases: Path | None, test: Path, work: Path) -> Recipe:
+    """Layout and training of a variant.
+
+    Args:
+        name: One of `VARIANTS`.
+        pictures: Folder with `images/` and `labels/` to train on.
+        phases: Folder of patients with `frames/*.dcm` to train on as well.
+        test: Folder whose patients must not be trained on.
+        work: Where gray pictures are put for the training.
+    """
+    layout = VARIANTS[name]
+    shape = PICTURE_SHAPE if layout.transformer == "thin_plate_spline" else None
+    return Recipe(
+        f"cine2d-{name}",
+        RegistrationConfig((layout,), image_shape=shape),
+        TRAINING,
+        lambda: cohorts(pictures, phases, test, work),
+    )
+
+
+def cohorts(
+    pictures: Path | None, phases: Path | None, test: Path, work: Path
+) -> tuple[Cohort, Cohort]:
+    """Training and validation images, without any patient of the test folder.
+
+    Raises:
+        ValueError: If there is nothing to train on.
+    """
+    if pictures is None:
+        raise ValueError("--train needs --training FOLDER with images/ and labels/")
+    left_out = {patient_key(frame.patient) for frame in find_frames(test)}
+    images = [
+        _picture(work / f"{frame.patient}-{frame.number:04d}.png", frame.image(), frame)
+        for frame in find_frames(pictures)
+    ]
+    if phases is not None:
+        for folder in sorted(phases.iterdir()):
+            images += [_phase(path, folder.name, work) for path in _frame_files(folder)]
+    images = [image for image in images if patient_key(image.subject) not in left_out]
+    judges = {patient_key(name) for name in VALIDATION}
+    sides: tuple[list[CohortImage], list[CohortImage]] = ([], [])
+    for image in images:
+        sides[patient_key(image.subject) in judges].append(image)
+    return grouped_cohort(sides[0]), grouped_cohort(sides[1])
+
+
+def patient_key(name: str) -> str:
+    """Name of a patient without the leading zeros that only some folders write.
+
+    Example:
+        >>> patient_key("SC-HF-I-05")
+        'SC-HF-I-5'
+    """
+    return re.sub(r"-0+(\d)", r"-\1", name)
+
+
+def _frame_files(folder: Path) -> list[Path]:
+    return sorted((folder / "frames").glob("*.dcm"))
+
+
+def _picture(path: Path, image: sitk.Image, frame) -> CohortImage:
+    write_image(sitk.Cast(image, sitk.sitkUInt8), path)
+    group = f"{frame.patient} {frame.slice_number}"
+    return CohortImage(path, group, frame.patient)
+
+
+def _phase(path: Path, patient: str, work: Path) -> CohortImage:
+    number = int(path.stem.rsplit("-", 1)[-1])
+    written = work / f"{patient}-{number:04d}.mha"
+    if not written.is_file():
+        image = sitk.ReadImage(str(path), sitk.sitkFloat32)[:, :, 0]
+        image.SetSpacing((1.0, 1.0))
+        image.SetOrigin((0.0, 0.0))
+        image.SetDirection((1.0, 0.0, 0.0, 1.0))
+        write_image(image, written)
+    return CohortImage(written, f"{patient} dicom {(number - 1) // PHASES}", patient)
