@@ -27,15 +27,7 @@ SHARES = (0.7, 0.1, 0.2)
 
 LABELS = {"anterior": 1, "posterior": 2}
 
-STAGES = ("AIR", "DIR-1", "DIR-2", "DIR-3")
-
-CONTROL_POINT_SPACINGS_MM = (16.0, 8.0, 5.0)
-"""Distance of control points of the three deformable stages."""
-
-ELASTIX_ITERATIONS = 300
-"""Iterations at each of two resolutions."""
-
-METHODS = ("none", "elastix")
+METHODS = ("none", "elastix", "network", "network+refine")
 
 COLUMNS = {
     "dice_anterior": "Dice anterior",
@@ -53,13 +45,21 @@ def main() -> None:
     parser = options_parser(__doc__, METHODS)
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     options = parse_options(parser)
+    from hippocampus_recipe import ELASTIX, REFINEMENT, recipe
     from registration_pairs import Measurement, measure_methods, report
+    from staged_methods import staged_methods
 
     names = sorted(path.name for path in (options.data / "images").glob("*.nii*"))
     parts = dict(zip(("training", "validation", "test"), split(names), strict=True))
     pairs = ring_pairs(options.data, parts[options.part])
     notes = [f"{len(pairs)} pairs of the {options.part} part, seed {SPLIT_SEED}."]
-    methods = [method(name, options) for name in options.methods]
+    methods = staged_methods(
+        options.methods,
+        options,
+        elastix=ELASTIX,
+        recipe=recipe(options.data, parts["training"], parts["validation"]),
+        refinement=REFINEMENT,
+    )
     rows, more = measure_methods(methods, pairs, Measurement(LABELS))
     print(
         report(
@@ -108,34 +108,10 @@ def ring_pairs(folder: Path, names: Sequence[str]) -> list:
 
 def read_centered(path: Path, *, labels: bool = False):
     """Image with its middle at the physical origin, axes along LPS as they are."""
-    import numpy as np
     import SimpleITK as sitk
+    from registration_pairs import center_image
 
-    from registration.geometry import ImageGrid
-
-    image = sitk.ReadImage(str(path), sitk.sitkUInt8 if labels else sitk.sitkFloat32)
-    center = ImageGrid.from_image(image).center
-    image.SetOrigin((np.array(image.GetOrigin()) - center).tolist())
-    return image
-
-
-def method(name: str, options):
-    from registration_pairs import Method, NoRegistration
-
-    if name == "none":
-        return Method((name,), NoRegistration)
-    return Method(tuple(f"{name} {s}" for s in STAGES), lambda: elastix(name, options.threads))
-
-
-def elastix(name: str, threads: int):
-    from registration.baselines import ElastixRegistrar, ElastixStage
-
-    stages = [ElastixStage("affine", iterations=ELASTIX_ITERATIONS, valid_samples=0.1)]
-    stages += [
-        ElastixStage("bspline", spacing, iterations=ELASTIX_ITERATIONS, valid_samples=0.1)
-        for spacing in CONTROL_POINT_SPACINGS_MM
-    ]
-    return ElastixRegistrar(stages, name=name, threads=threads)
+    return center_image(sitk.ReadImage(str(path), sitk.sitkUInt8 if labels else sitk.sitkFloat32))
 
 
 if __name__ == "__main__":

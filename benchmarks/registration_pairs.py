@@ -25,6 +25,9 @@ from registration.metrics import (
 from registration.registrar import Registrar, Registration
 from registration.transforms_dense import displacement_field_vox
 
+PROGRESS_EVERY = 10
+"""Pairs between two lines of progress."""
+
 Row = dict[str, Any]
 """One line of the table of cases."""
 
@@ -59,6 +62,14 @@ class Method:
 
     rows: tuple[str, ...]
     build: Callable[[], Registrar]
+
+
+def center_image(image: sitk.Image) -> sitk.Image:
+    """The image with its middle at the physical origin; spacing and direction stay."""
+    centered = sitk.Image(image)
+    origin = np.array(image.GetOrigin()) - ImageGrid.from_image(image).center
+    centered.SetOrigin(origin.tolist())
+    return centered
 
 
 class NoRegistration:
@@ -138,10 +149,13 @@ def measure_methods(
         _attempt(registrar, pairs[0])  # warm-up: libraries, traces and caches
         start_up = time.perf_counter() - start
         failures = 0
-        for pair in pairs:
+        for number, pair in enumerate(pairs, start=1):
             found, seconds = _attempt(registrar, pair)
             failures += found is None
             rows += _rows_of(method, pair, found, seconds, measurement)
+            if number % PROGRESS_EVERY == 0 or number == len(pairs):
+                message = f"{method.rows[-1]}: {number} of {len(pairs)} pairs measured"
+                print(message, file=sys.stderr, flush=True)
         if not isinstance(registrar, NoRegistration):
             notes.append(f"{method.rows[-1]}: start-up with first pair {start_up:.1f} s.")
         if failures:
@@ -149,7 +163,6 @@ def measure_methods(
                 f"{method.rows[-1]} failed on {failures} of {len(pairs)} pairs; "
                 "they count as not registered."
             )
-        print(f"{method.rows[-1]}: {len(pairs)} pairs measured", file=sys.stderr, flush=True)
         on_method(rows)
     return rows, notes
 

@@ -13,9 +13,9 @@ from typing import Any
 import SimpleITK as sitk
 
 from registration.cohort import Cohort, CohortImage
+from registration.network_registrar import NetworkRegistrar
 from registration.networks.registration_network import RegistrationConfig
 from registration.refinement import RefinementOptions
-from registration.registrar import Registrar
 from registration.registration_folder import (
     DESCRIPTION_NAME,
     load_registration,
@@ -46,7 +46,7 @@ class Recipe:
 
 def trained_registrar(
     recipe: Recipe, options: argparse.Namespace, *, refinement: RefinementOptions | None = None
-) -> Registrar:
+) -> NetworkRegistrar:
     """The network of a recipe: from `--model`, from an earlier `--train`, or as shipped.
 
     Args:
