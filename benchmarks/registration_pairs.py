@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import SimpleITK as sitk
@@ -83,6 +83,13 @@ class NoRegistration:
         return Registration((sitk.Transform(fixed.GetDimension(), sitk.sitkIdentity),))
 
 
+class PairMeasurement(Protocol):
+    """What is measured of a pull-back; `Measurement` is the usual one."""
+
+    def of_pair(self, pair: LabeledPair, transform: sitk.Transform, method: str = "") -> Row:
+        """Columns of the table of cases."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What a benchmark measures in every pair.
@@ -97,8 +104,9 @@ class Measurement:
     unit: str = "mm"
     jacobians: bool = True
 
-    def of_pair(self, pair: LabeledPair, transform: sitk.Transform) -> Row:
+    def of_pair(self, pair: LabeledPair, transform: sitk.Transform, method: str = "") -> Row:
         """Overlap, surface distances and Jacobian of one pull-back."""
+        del method
         moved = sitk.Resample(
             pair.moving_labels, pair.fixed_labels, transform, sitk.sitkNearestNeighbor, 0
         )
@@ -126,7 +134,7 @@ class Measurement:
 def measure_methods(
     methods: Iterable[Method],
     pairs: Sequence[LabeledPair],
-    measurement: Measurement,
+    measurement: PairMeasurement,
     *,
     on_method: Callable[[list[Row]], None] = lambda rows: None,
 ) -> tuple[list[Row], list[str]]:
@@ -182,7 +190,7 @@ def _rows_of(
     pair: LabeledPair,
     found: Registration | None,
     seconds: float,
-    measurement: Measurement,
+    measurement: PairMeasurement,
 ) -> list[Row]:
     count = len(method.rows)
     if found is None:
@@ -191,7 +199,12 @@ def _rows_of(
     passed: list[float | None] = [*found.seconds[:-1], seconds]
     passed = [None] * (count - len(passed)) + passed[-count:]
     return [
-        {"method": name, "case": pair.name, **measurement.of_pair(pair, transform), "seconds": s}
+        {
+            "method": name,
+            "case": pair.name,
+            **measurement.of_pair(pair, transform, name),
+            "seconds": s,
+        }
         for name, transform, s in zip(method.rows, found.stages[-count:], passed, strict=True)
     ]
 
