@@ -8,11 +8,12 @@ folder are never used.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import SimpleITK as sitk
-from cine_frames import PHASES, find_frames
+from cine_frames import PHASES, CineFrame, find_frames
 from trained_registrars import Recipe, grouped_cohort, write_image
 
 from registration.augmentation import Augmentation
@@ -39,6 +40,9 @@ VARIANTS = {
 }
 """Layouts by the name of the method."""
 
+LEAST_PHASES_APART = 5
+"""Of 20: frames of the DICOM patients nearer in the cycle hardly differ."""
+
 PICTURE_SHAPE = (256, 256)
 """Pixels of Sunnybrook's pictures; a thin plate spline must know them."""
 
@@ -48,7 +52,7 @@ AUGMENTATION = Augmentation(
     translation=0.08,
     flip_axes=(1,),
     elastic_vox=8.0,
-    moving_translation=0.01,
+    moving_elastic_vox=4.0,
     gamma=0.3,
     noise=0.03,
 )
@@ -57,8 +61,8 @@ AUGMENTATION = Augmentation(
 OBJECTIVE = Objective("ncc", bending_weight=0.0, folding_weight=1.0)
 
 TRAINING = TrainingOptions(
-    steps=3000,
-    batch_size=8,
+    steps=1500,
+    batch_size=4,
     learning_rate=2e-3,
     objective=OBJECTIVE,
     symmetric=False,
@@ -103,19 +107,52 @@ def cohorts(
     if pictures is None:
         raise ValueError("--train needs --training FOLDER with images/ and labels/")
     left_out = {patient_key(frame.patient) for frame in find_frames(test)}
-    images = [
-        _picture(work / f"{frame.patient}-{frame.number:04d}.png", frame.image(), frame)
-        for frame in find_frames(pictures)
-    ]
-    if phases is not None:
-        for folder in sorted(phases.iterdir()):
-            images += [_phase(path, folder.name, work) for path in _frame_files(folder)]
-    images = [image for image in images if patient_key(image.subject) not in left_out]
     judges = {patient_key(name) for name in VALIDATION}
-    sides: tuple[list[CohortImage], list[CohortImage]] = ([], [])
-    for image in images:
-        sides[patient_key(image.subject) in judges].append(image)
-    return grouped_cohort(sides[0]), grouped_cohort(sides[1])
+    shown = [
+        _picture(frame, work)
+        for frame in find_frames(pictures)
+        if patient_key(frame.patient) not in left_out
+    ]
+    training = [image for image in shown if patient_key(image.subject) not in judges]
+    validation = [image for image in shown if patient_key(image.subject) in judges]
+    beating: list[tuple[CohortImage, int]] = []
+    for folder in sorted(phases.iterdir()) if phases is not None else ():
+        if patient_key(folder.name) not in left_out | judges:
+            beating += [_phase(path, work) for path in sorted((folder / "frames").glob("*.dcm"))]
+    return balanced_cohort(training, beating), grouped_cohort(validation)
+
+
+def balanced_cohort(
+    pictures: Sequence[CohortImage], beating: Sequence[tuple[CohortImage, int]]
+) -> Cohort:
+    """Pairs of pictures, repeated until they are drawn about as often as those of all phases.
+
+    Args:
+        pictures: Two of a slice make pairs.
+        beating: Frames with their phases; those far enough apart in the cycle make pairs.
+    """
+    twice = grouped_cohort(pictures)
+    first = len(twice.images)
+    pairs = [
+        (first + a, first + b)
+        for a, (one, phase) in enumerate(beating)
+        for b, (other, later) in enumerate(beating)
+        if one.group == other.group and phases_apart(phase, later) >= LEAST_PHASES_APART
+    ]
+    repeats = max(1, round(len(pairs) / len(twice.pairs)))
+    images = (*twice.images, *(image for image, _ in beating))
+    return Cohort(images, twice.pairs * repeats + tuple(pairs))
+
+
+def phases_apart(first: int, second: int) -> int:
+    """Phases between two of a cycle, the shorter way round.
+
+    Example:
+        >>> phases_apart(1, 18)
+        3
+    """
+    way = abs(first - second) % PHASES
+    return min(way, PHASES - way)
 
 
 def patient_key(name: str) -> str:
@@ -128,23 +165,18 @@ def patient_key(name: str) -> str:
     return re.sub(r"-0+(\d)", r"-\1", name)
 
 
-def _frame_files(folder: Path) -> list[Path]:
-    return sorted((folder / "frames").glob("*.dcm"))
+def _picture(frame: CineFrame, work: Path) -> CohortImage:
+    path = work / f"{frame.patient}-{frame.number:04d}.png"
+    write_image(sitk.Cast(frame.image(), sitk.sitkUInt8), path)
+    return CohortImage(path, f"{frame.patient} {frame.slice_number}", frame.patient)
 
 
-def _picture(path: Path, image: sitk.Image, frame) -> CohortImage:
-    write_image(sitk.Cast(image, sitk.sitkUInt8), path)
-    group = f"{frame.patient} {frame.slice_number}"
-    return CohortImage(path, group, frame.patient)
-
-
-def _phase(path: Path, patient: str, work: Path) -> CohortImage:
-    number = int(path.stem.rsplit("-", 1)[-1])
+def _phase(path: Path, work: Path) -> tuple[CohortImage, int]:
+    """A DICOM frame as a picture of spacing 1, and its phase."""
+    patient, number = path.parent.parent.name, int(path.stem.rsplit("-", 1)[-1])
     written = work / f"{patient}-{number:04d}.mha"
     if not written.is_file():
-        image = sitk.ReadImage(str(path), sitk.sitkFloat32)[:, :, 0]
-        image.SetSpacing((1.0, 1.0))
-        image.SetOrigin((0.0, 0.0))
-        image.SetDirection((1.0, 0.0, 0.0, 1.0))
-        write_image(image, written)
-    return CohortImage(written, f"{patient} dicom {(number - 1) // PHASES}", patient)
+        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32))[0]
+        write_image(sitk.GetImageFromArray(pixels), written)
+    group = f"{patient} all phases {(number - 1) // PHASES}"
+    return CohortImage(written, group, patient), (number - 1) % PHASES
