@@ -7,13 +7,12 @@ folder are never used.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import SimpleITK as sitk
-from cine_frames import PHASES, CineFrame, find_frames
+from cine_frames import PHASES, CineFrame, find_frames, patient_key
 from trained_registrars import Recipe, grouped_cohort, write_image
 
 from registration.augmentation import Augmentation
@@ -153,16 +152,6 @@ def phases_apart(first: int, second: int) -> int:
     """
     way = abs(first - second) % PHASES
     return min(way, PHASES - way)
-
-
-def patient_key(name: str) -> str:
-    """Name of a patient without the leading zeros that only some folders write.
-
-    Example:
-        >>> patient_key("SC-HF-I-05")
-        'SC-HF-I-5'
-    """
-    return re.sub(r"-0+(\d)", r"-\1", name)
 
 
 def _picture(frame: CineFrame, work: Path) -> CohortImage:

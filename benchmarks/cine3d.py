@@ -25,7 +25,10 @@ ELASTIX_ITERATIONS = 500
 BENDING_WEIGHTS = {"elastix": 0.0, "elastix+bending": 50.0}
 """Weight of the bending energy, mm²."""
 
-METHODS = ("none", *BENDING_WEIGHTS)
+REFINED = "+refine"
+"""Ending of a network's name that adds optimizer steps per pair."""
+
+METHODS = ("none", *BENDING_WEIGHTS, "dlir", "dlir+bending", f"dlir+bending{REFINED}")
 
 COLUMNS = {
     "dice_lv": "Dice",
@@ -39,16 +42,20 @@ COLUMNS = {
 def main() -> None:
     parser = options_parser(__doc__, METHODS)
     parser.add_argument("--pictures", type=Path, help="folder with images/ and labels/")
+    parser.add_argument("--training", type=Path, help="folder like --pictures to train on too")
     options = parse_options(parser)
     from registration_pairs import Measurement, measure_methods, report
 
-    measurement = Measurement({"lv": 1})
     text = ""
     for name, hearts in read_hearts(options):
-        pairs = [pair for heart in hearts for pair in both_directions(heart)]
-        methods = [method(m, options) for m in options.methods]
-        rows, notes = measure_methods(methods, pairs, measurement)
-        notes = [f"{len(hearts)} hearts, both directions.", *notes]
+        groups = [[heart] for heart in hearts] if name == "cine3d" else [hearts]
+        rows, notes = [], [f"{len(hearts)} hearts, both directions."]
+        for group in groups:  # one network per group, trained without its patients
+            pairs = [pair for heart in group for pair in both_directions(heart)]
+            methods = [method(m, options, group) for m in options.methods]
+            more_rows, more = measure_methods(methods, pairs, Measurement({"lv": 1}))
+            rows += more_rows
+            notes += [note for note in more if group is groups[0] or "failed" in note]
         text += f"\n## {name}\n\n"
         text += report(name, rows, COLUMNS, options.out, notes=notes, threads=options.threads)
     print(text)
@@ -84,12 +91,33 @@ def both_directions(heart) -> list:
     ]
 
 
-def method(name: str, options):
+def method(name: str, options, hearts: list):
     from registration_pairs import Method, NoRegistration
 
     if name == "none":
         return Method((name,), NoRegistration)
-    return Method((name,), lambda: elastix(name, options.threads))
+    if name in BENDING_WEIGHTS:
+        return Method((name,), lambda: elastix(name, options.threads))
+    return Method((name,), lambda: network(name, options, hearts))
+
+
+def network(name: str, options, hearts: list):
+    """A network that has seen none of the hearts."""
+    from cine3d_recipes import recipe, refinement
+    from cine_frames import patient_key
+    from trained_registrars import trained_registrar
+
+    base = name.removesuffix(REFINED)
+    how = recipe(
+        base,
+        left_out=hearts[0].patient if len(hearts) == 1 else "pictures",
+        hearts=options.data,
+        pictures=options.training,
+        test={patient_key(heart.patient) for heart in hearts},
+        work=options.out / "volumes",
+    )
+    steps = refinement(base) if name.endswith(REFINED) else None
+    return trained_registrar(how, options, refinement=steps)
 
 
 def elastix(name: str, threads: int):

@@ -89,6 +89,16 @@ def slices_at_two_phases(frames: Sequence[CineFrame]) -> list[tuple[CineFrame, C
     return [(group[0], group[1]) for group in slices.values() if len(group) == 2]
 
 
+def patient_key(name: str) -> str:
+    """Name of a patient without the leading zeros that only some folders write.
+
+    Example:
+        >>> patient_key("SC-HF-I-05")
+        'SC-HF-I-5'
+    """
+    return re.sub(r"-0+(\d)", r"-\1", name)
+
+
 def _gray(path: Path) -> NDArray[np.uint8]:
     """First channel of a picture whose channels are equal."""
     array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))

@@ -92,29 +92,28 @@ def read_patient(folder: Path) -> PhasePair:
     Raises:
         ValueError: If the phases cannot be told, or the slices make no even stack.
     """
-    frames = _by_number(folder / "frames", "*.dcm")
     inner = _by_number(folder / "contours", f"*{INNER}*.txt")
     outer = _by_number(folder / "contours", f"*{OUTER}*.txt")
-    diastole, systole = contour_phases(inner, outer)
-    images = {
-        n: _read(path) for n, path in frames.items() if (n - 1) % PHASES in (diastole, systole)
-    }
-    slices: dict[tuple[float, ...], dict[int, int]] = {}
-    for number, image in images.items():
-        slices.setdefault(image.GetOrigin(), {})[(number - 1) % PHASES] = number
-    both = [found for found in slices.values() if len(found) == 2]
-    order = sorted(both, key=lambda found: _height(images[found[diastole]]))
-    if len(order) < 2:
-        raise ValueError(f"{folder.name}: fewer than two slices have frames at both phases")
-    grid = _stack_grid([images[found[diastole]] for found in order], folder.name)
+    phases = contour_phases(inner, outer)
+    images, order, grid = _slices_with(folder, phases)
     volumes, labels = [], []
-    for phase in (diastole, systole):
+    for phase in phases:
         numbers = [found[phase] for found in order]
-        array = np.concatenate([sitk.GetArrayFromImage(images[n]) for n in numbers])
-        volumes.append(grid.to_image(array.astype(np.float32)))
+        volumes.append(_volume([images[n] for n in numbers], grid))
         masks = [_contour_mask(inner.get(n), grid.shape[1:]) for n in numbers]
         labels.append(grid.to_image(np.stack(masks).astype(np.uint8)))
     return PhasePair(folder.name, (volumes[0], volumes[1]), (labels[0], labels[1]))
+
+
+def read_phases(folder: Path) -> dict[int, sitk.Image]:
+    """Volumes of a patient at every phase that all slices have, without contours, to train on."""
+    numbers = _by_number(folder / "frames", "*.dcm")
+    slices: dict[int, set[int]] = {}
+    for number in numbers:
+        slices.setdefault((number - 1) // PHASES, set()).add((number - 1) % PHASES)
+    phases = tuple(sorted(set.intersection(*slices.values())))
+    images, order, grid = _slices_with(folder, phases)
+    return {p: _volume([images[found[p]] for found in order], grid) for p in phases}
 
 
 def stack_pictures(frames: Sequence[CineFrame]) -> list[PhasePair]:
@@ -138,6 +137,28 @@ def stack_pictures(frames: Sequence[CineFrame]) -> list[PhasePair]:
         a, b = (0, 1) if volumes[0] >= volumes[1] else (1, 0)
         stacks.append(PhasePair(patient, (images[a], images[b]), (labels[a], labels[b])))
     return stacks
+
+
+def _slices_with(
+    folder: Path, phases: Sequence[int]
+) -> tuple[dict[int, sitk.Image], list[dict[int, int]], ImageGrid]:
+    """Frames, the numbers by phase of every slice that has all phases, by position, their grid."""
+    frames = _by_number(folder / "frames", "*.dcm")
+    images = {n: _read(path) for n, path in frames.items() if (n - 1) % PHASES in phases}
+    slices: dict[tuple[float, ...], dict[int, int]] = {}
+    for number, image in images.items():
+        slices.setdefault(image.GetOrigin(), {})[(number - 1) % PHASES] = number
+    whole = [found for found in slices.values() if len(found) == len(phases)]
+    order = sorted(whole, key=lambda found: _height(images[found[phases[0]]]))
+    if len(order) < 2:
+        raise ValueError(f"{folder.name}: fewer than two slices have frames at all of {phases}")
+    grid = _stack_grid([images[found[phases[0]]] for found in order], folder.name)
+    return images, order, grid
+
+
+def _volume(slices: Sequence[sitk.Image], grid: ImageGrid) -> sitk.Image:
+    array = np.concatenate([sitk.GetArrayFromImage(image) for image in slices])
+    return grid.to_image(array.astype(np.float32))
 
 
 def _by_number(folder: Path, pattern: str) -> dict[int, Path]:

@@ -121,8 +121,7 @@ def test_pictures_become_stacks_with_the_larger_ventricle_first(tmp_path):
 
 
 def test_patients_are_the_same_with_and_without_leading_zeros():
-    pytest.importorskip("tensorflow")
-    from cine2d_recipes import patient_key
+    from cine_frames import patient_key
 
     assert patient_key("SC-HF-I-05") == patient_key("SC-HF-I-5") == "SC-HF-I-5"
     assert patient_key("SC-HF-I-40") == "SC-HF-I-40"
