@@ -31,13 +31,14 @@ NETWORKS = (
     "dirnet-tps",
     "dirnet-overlapping",
     "dirnet-full",
+    "dirnet-half",
 )
-"""DIRNet and its variants."""
+"""DIRNet, its variants of the published table, and an own one of half the resolution."""
 
 REFINED = "+refine"
 """Ending of a network's name that adds optimizer steps per pair."""
 
-METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{REFINED}")
+METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{REFINED}", f"dirnet-half{REFINED}")
 
 COLUMNS = {
     "dice_lv": "Dice",

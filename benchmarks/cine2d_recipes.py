@@ -28,22 +28,29 @@ VALIDATION = ("SC-HF-I-40", "SC-HF-NI-36", "SC-HYP-40", "SC-N-40")
 
 BASELINE = DeformableConfig(downsamplings=(4, 4), kernels=16)
 
+PICTURE_SHAPE = (256, 256)
+"""Pixels of Sunnybrook's pictures; a thin plate spline must know them."""
+
 VARIANTS = {
-    "dirnet": BASELINE,
-    "dirnet-max": replace(BASELINE, downsampling="max"),
-    "dirnet-strided": replace(BASELINE, downsampling="strided"),
-    "dirnet-bspline2": replace(BASELINE, transformer="bspline2"),
-    "dirnet-tps": replace(BASELINE, transformer="thin_plate_spline"),
-    "dirnet-overlapping": replace(BASELINE, receptive_field="overlapping"),
-    "dirnet-full": replace(BASELINE, receptive_field="full"),
+    "dirnet": RegistrationConfig((BASELINE,)),
+    "dirnet-max": RegistrationConfig((replace(BASELINE, downsampling="max"),)),
+    "dirnet-strided": RegistrationConfig((replace(BASELINE, downsampling="strided"),)),
+    "dirnet-bspline2": RegistrationConfig((replace(BASELINE, transformer="bspline2"),)),
+    "dirnet-tps": RegistrationConfig(
+        (replace(BASELINE, transformer="thin_plate_spline"),), image_shape=PICTURE_SHAPE
+    ),
+    "dirnet-overlapping": RegistrationConfig((replace(BASELINE, receptive_field="overlapping"),)),
+    "dirnet-full": RegistrationConfig((replace(BASELINE, receptive_field="full"),)),
+    "dirnet-half": RegistrationConfig(
+        (DeformableConfig(downsamplings=(3, 3), kernels=24, convolutions=2),),
+        spacing_mm=(2.0, 2.0),
+    ),
 }
-"""Layouts by the name of the method."""
+"""Layouts by the name of the method. The last one is own: it sees every second pixel, has as
+many control points, a wider receptive field, and a quarter of the work in its first layer."""
 
 LEAST_PHASES_APART = 5
 """Of 20: frames of the DICOM patients nearer in the cycle hardly differ."""
-
-PICTURE_SHAPE = (256, 256)
-"""Pixels of Sunnybrook's pictures; a thin plate spline must know them."""
 
 AUGMENTATION = Augmentation(
     rotation_deg=180.0,
@@ -85,14 +92,24 @@ def recipe(name: str, pictures: Path | None, phases: Path | None, test: Path, wo
         test: Folder whose patients must not be trained on.
         work: Where gray pictures are put for the training.
     """
-    layout = VARIANTS[name]
-    shape = PICTURE_SHAPE if layout.transformer == "thin_plate_spline" else None
     return Recipe(
         f"cine2d-{name}",
-        RegistrationConfig((layout,), image_shape=shape),
-        TRAINING,
+        VARIANTS[name],
+        training(VARIANTS[name]),
         lambda: cohorts(pictures, phases, test, work),
     )
+
+
+def training(config: RegistrationConfig) -> TrainingOptions:
+    """The same training for all; lengths in voxels follow the working grid."""
+    voxel = config.network_spacing[0]
+    augmentation = replace(
+        AUGMENTATION,
+        elastic_vox=AUGMENTATION.elastic_vox / voxel,
+        moving_elastic_vox=AUGMENTATION.moving_elastic_vox / voxel,
+        elastic_spacing_vox=round(AUGMENTATION.elastic_spacing_vox / voxel),
+    )
+    return replace(TRAINING, augmentation=augmentation)
 
 
 def cohorts(

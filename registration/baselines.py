@@ -43,6 +43,10 @@ COMMON_PARAMETERS: ParameterMap = {
 }
 """What every stage shares: elastix's defaults for adaptive stochastic gradient descent."""
 
+GRID_WIDENING = 2.0**0.5
+"""Factor by which control points lie further apart at the next coarser resolution: that of
+elastix's default parameter map."""
+
 SIMILARITY = "AdvancedNormalizedCorrelation"
 """Elastix's name of the normalized cross-correlation."""
 
@@ -57,8 +61,8 @@ class ElastixStage:
     Args:
         transform: `"affine"` or `"bspline"` (cubic).
         control_point_spacing_mm: Final distance between control points, mm, one number or one
-            per image axis (x, y, z); doubled at every coarser resolution. Affine stages have
-            none.
+            per image axis (x, y, z); wider by `GRID_WIDENING` at every coarser resolution.
+            Affine stages have none.
         iterations: Iterations per resolution.
         resolutions: Levels of the Gaussian pyramid, each half as smooth as the one before.
         samples: Random points per iteration at which the images are compared.
@@ -115,6 +119,7 @@ class ElastixStage:
         parameters |= {
             "Transform": ["BSplineTransform"],
             "FinalGridSpacingInPhysicalUnits": [str(s) for s in self._spacings()],
+            "GridSpacingSchedule": self._schedule(),
         }
         if self.bending_weight:
             parameters |= {
@@ -128,6 +133,9 @@ class ElastixStage:
     def _spacings(self) -> tuple[float, ...]:
         spacing = self.control_point_spacing_mm
         return spacing if isinstance(spacing, tuple) else (float(spacing or 0.0),)
+
+    def _schedule(self) -> list[str]:
+        return [str(GRID_WIDENING**level) for level in reversed(range(self.resolutions))]
 
 
 class ElastixRegistrar:

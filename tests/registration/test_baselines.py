@@ -123,6 +123,7 @@ def test_bending_energy_is_a_second_metric_of_the_weight_given():
     plain = ElastixStage("bspline", 16.0).parameter_map(seed=3)
     assert plain["Metric"] == ["AdvancedNormalizedCorrelation"]
     assert plain["FinalGridSpacingInPhysicalUnits"] == ["16.0"]
+    assert [float(f) for f in plain["GridSpacingSchedule"]] == pytest.approx([1.41421356, 1.0])
     assert (plain["NumberOfResolutions"], plain["MaximumNumberOfIterations"]) == (["2"], ["100"])
     assert (plain["NumberOfSpatialSamples"], plain["RandomSeed"]) == (["2048"], ["3"])
     bent = ElastixStage("bspline", 16.0, bending_weight=0.5).parameter_map(seed=3)
