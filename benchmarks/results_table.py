@@ -8,7 +8,12 @@ from pathlib import Path
 
 
 def write_results(
-    name: str, rows: Sequence[Mapping[str, object]], out: Path, *, notes: Sequence[str] = ()
+    name: str,
+    rows: Sequence[Mapping[str, object]],
+    out: Path,
+    *,
+    table: Sequence[Mapping[str, object]] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """Write `NAME.csv` and `NAME.md` and return the Markdown.
 
@@ -16,6 +21,7 @@ def write_results(
         name: Name of the benchmark.
         rows: One mapping per line; the first names the columns.
         out: Folder, made if needed.
+        table: Lines of the Markdown table, where it shows other ones than the CSV.
         notes: Sentences below the table.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -24,7 +30,7 @@ def write_results(
         writer = csv.DictWriter(stream, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)
-    text = markdown_table(rows) + "".join(f"\n{note}\n" for note in notes)
+    text = markdown_table(table or rows) + "".join(f"\n{note}\n" for note in notes)
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     return text
 

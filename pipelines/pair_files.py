@@ -11,6 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from registration.pair_preparation import gray_image
+
 IMAGE_SUFFIXES = (
     ".nii.gz",
     ".nii",
@@ -73,14 +75,12 @@ def read_pair_image(path: Path) -> sitk.Image:
     """
     if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES):
         try:
-            image = sitk.ReadImage(str(path))
-        except RuntimeError as error:
-            raise UnusableFile(f"{path.name} cannot be read as an image") from error
-        if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
+            image = gray_image(sitk.ReadImage(str(path)))
+        except (RuntimeError, ValueError) as error:
+            raise UnusableFile(f"{path.name} cannot be read as a gray image") from error
+        if image.GetDimension() not in (2, 3):
             raise UnusableFile(
-                f"{path.name} must be a gray image of two or three axes; it has "
-                f"{image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} values "
-                "per voxel"
+                f"{path.name} must have two or three axes; it has {image.GetDimension()}"
             )
         return image
     return _read_series(path)

@@ -153,14 +153,14 @@ def split_subjects(cohort: Cohort, *, share: float, seed: int) -> tuple[Cohort, 
     subjects = np.array(cohort.subjects)
     order = np.random.default_rng([seed, len(subjects)]).permutation(len(subjects))
     count = max(1, round(share * len(subjects)))
-    if cohort_needs_pairs(cohort):
+    if _pairs_cross_subjects(cohort):
         count = max(2, count)
     chosen = set(subjects[order[:count]].tolist())
     rest = [s for s in cohort.subjects if s not in chosen]
     return cohort.of_subjects(rest), cohort.of_subjects(sorted(chosen))
 
 
-def cohort_needs_pairs(cohort: Cohort) -> bool:
+def _pairs_cross_subjects(cohort: Cohort) -> bool:
     """Whether every pair is between two subjects, so that one subject alone has none."""
     images = cohort.images
     return all(images[a].subject != images[b].subject for a, b in cohort.pairs)

@@ -94,6 +94,24 @@ class PreparedPair:
     initial: sitk.Transform | None
 
 
+def gray_image(image: sitk.Image) -> sitk.Image:
+    """An image of one value per voxel; of colored ones those that are gray all the same.
+
+    Args:
+        image: Scalar, or with red, green, blue (and opacity) as programs write gray PNG files.
+
+    Raises:
+        ValueError: If the colors differ, or there are vectors of another kind.
+    """
+    count = image.GetNumberOfComponentsPerPixel()
+    if count == 1:
+        return image
+    array = sitk.GetArrayViewFromImage(image)
+    if count not in (3, 4) or (array[..., :1] != array[..., 1:3]).any():
+        raise ValueError(f"images must have one value per voxel, or be gray. Received: {count}")
+    return sitk.VectorIndexSelectionCast(image, 0)
+
+
 def working_grid(grid: ImageGrid, spacing_mm: Sequence[float] | None) -> ImageGrid:
     """Grid over the same field of view with another spacing.
 

@@ -19,8 +19,14 @@ from registration.bsplines import bspline_field
 from registration.objective import Objective
 from registration.warping import warp
 
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.99, 1e-6
+_BETA_1, _BETA_2 = 0.9, 0.99
 """Decays of Adam; the second is shorter than usual, as the run is."""
+
+_FLOOR = 0.5
+"""Share of the mean gradient size of a pair that is added to every control point's own. Plain Adam
+moves points in empty regions, whose gradient is noise, as far as those on a contour."""
+
+_EPSILON = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,7 @@ class ControlPointRefiner:
         image = tf.TensorSpec((None, *(None,) * dimension, 1), tf.float32)
         lattice = tf.TensorSpec((None, *(None,) * dimension, dimension), tf.float32)
         steps = self.options.steps
+        axes = list(range(1, dimension + 2))
 
         def gradient(fixed: Any, moving: Any, points: Any) -> Any:
             with tf.GradientTape() as tape:
@@ -129,7 +136,8 @@ class ControlPointRefiner:
                 square = _BETA_2 * square + (1.0 - _BETA_2) * slope * slope
                 count = tf.cast(number + 1, tf.float32)
                 size = mean / (1.0 - _BETA_1**count)
-                scale = tf.sqrt(square / (1.0 - _BETA_2**count)) + _EPSILON
+                scale = tf.sqrt(square / (1.0 - _BETA_2**count))
+                scale = scale + _FLOOR * tf.reduce_mean(scale, axes, keepdims=True) + _EPSILON
                 points = self._limited(points - self._rate(tf, count) * size / scale)
                 return number + 1, points, mean, square
 

@@ -16,13 +16,20 @@ class Registration:
         stages: The accumulated pull-back after every stage, coarse to fine: fixed points to
             moving points, mm. Affine maps and B-splines stay what they are, so the files
             are small and exact; no stage is a dense field unless a method knows no other.
+        seconds: Wall time from the start until each stage was done; empty if not measured.
     """
 
     stages: tuple[sitk.Transform, ...]
+    seconds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages must hold at least one transform. Received: none")
+        if self.seconds and len(self.seconds) != len(self.stages):
+            raise ValueError(
+                "seconds needs one value per stage. "
+                f"Received: {len(self.seconds)} for {len(self.stages)} stages"
+            )
 
     @property
     def transform(self) -> sitk.Transform:

@@ -17,7 +17,7 @@ from registration.augmentation import Augmentation
 from registration.cohort import Cohort, CohortImage
 from registration.geometry import ImageGrid
 from registration.networks.registration_network import RegistrationConfig
-from registration.pair_preparation import initial_transform, on_grid, working_grid
+from registration.pair_preparation import gray_image, initial_transform, on_grid, working_grid
 
 Batch = dict[str, NDArray[np.float32]]
 """`fixed` and `moving` `(batch, *shape, 2)`, intensity and mask; and what was drawn for them."""
@@ -57,7 +57,7 @@ class ImageCache:
         """The image on its working grid.
 
         Raises:
-            ValueError: If it is not of the networks' dimension or holds vectors.
+            ValueError: If it is not of the networks' dimension or has colors.
         """
         if image not in self._known:
             name = self.folder / f"{self._key(image)}.npy"
@@ -174,11 +174,9 @@ def _padded(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.f
 
 
 def _scalar_image(path: Path, dimension: int) -> sitk.Image:
-    image = sitk.ReadImage(str(path))
-    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != dimension:
+    image = gray_image(sitk.ReadImage(str(path)))
+    if image.GetDimension() != dimension:
         raise ValueError(
-            f"images must have {dimension} axes and one value per voxel. Received: "
-            f"{path.name} with {image.GetDimension()} axes and "
-            f"{image.GetNumberOfComponentsPerPixel()} values"
+            f"images must have {dimension} axes. Received: {path.name} with {image.GetDimension()}"
         )
     return image

@@ -172,9 +172,8 @@ class StageStep:
 
         stage = self.network.stages[self.stage]
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(input_signature=_signature(self.config.dimension))
         def update(batch: dict[str, Any], seed: Any) -> Any:
-            batch = {name: _loosened(tensor) for name, tensor in batch.items()}
             fixed, moving = self._augmented(batch, seed)
             moving = self._earlier(fixed, moving)
             if self.goal.patch_shape is not None:
@@ -202,11 +201,23 @@ class StageStep:
         return judge
 
 
-def _loosened(tensor: Any) -> Any:
-    """The tensor with all sizes but the last unknown, so that one trace serves all."""
+def _signature(d: int) -> tuple[dict[str, Any], Any]:
+    """Batches of every size, so that one trace serves all; the last is the seed of noise."""
     import tensorflow as tf
 
-    return tf.ensure_shape(tensor, (None, *(None,) * (len(tensor.shape) - 2), tensor.shape[-1]))
+    image = (None, *(None,) * d, 2)
+    shapes = {
+        "fixed": image,
+        "moving": image,
+        "linear": (None, 2, d, d),
+        "shift": (None, 2, d),
+        "elastic": (None, 2, *(None,) * d, d),
+        "gamma": (None, 2),
+        "noise": (None, 2),
+        "corner": (None, d),
+    }
+    batch = {name: tf.TensorSpec(shape, tf.float32) for name, shape in shapes.items()}
+    return batch, tf.TensorSpec((2,), tf.int32)
 
 
 def _patches(fixed: Any, moving: Any, corner: Any, patch_shape: Sequence[int]) -> tuple[Any, Any]:

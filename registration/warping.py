@@ -7,10 +7,10 @@ bright voxel from z=4 to z=3.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
 Padding = str | float
@@ -38,17 +38,22 @@ def sample_linear(images: Any, positions: Any, *, padding: Padding = "edge") -> 
     images = ops.cast(images, "float32")
     positions = ops.cast(positions, "float32")
     dimension = positions.shape[-1]
-    lower = ops.floor(positions)
-    fraction = positions - lower
-    total = None
-    for corner in itertools.product((0.0, 1.0), repeat=dimension):
-        weight = ops.ones_like(fraction[..., 0])
-        for axis, step in enumerate(corner):
-            weight = weight * (fraction[..., axis] if step else 1.0 - fraction[..., axis])
-        value = _gather(images, lower + ops.convert_to_tensor(corner, "float32"), padding)
-        term = weight[..., None] * value
-        total = term if total is None else total + term
-    return total
+    if padding != "edge":
+        # one voxel of the value all around, beyond which it goes on for ever
+        widths = [(0, 0), *[(1, 1)] * dimension, (0, 0)]
+        images = ops.pad(images, widths, mode="constant", constant_values=float(padding))
+        positions = positions + 1.0
+    lower, upper, fractions = _neighbors(positions, ops.shape(images)[1:-1])
+    flat = ops.reshape(images, (-1, images.shape[-1]))
+
+    def interpolate(axis: int, offset: Any) -> Any:
+        if axis == dimension:
+            return _rows(flat, offset)
+        low = interpolate(axis + 1, offset + lower[axis])
+        high = interpolate(axis + 1, offset + upper[axis])
+        return low + fractions[axis] * (high - low)
+
+    return interpolate(0, _first_voxels(images, positions))
 
 
 def sample_nearest(images: Any, positions: Any, *, padding: Padding = "edge") -> Any:
@@ -155,6 +160,41 @@ def _difference(field: Any, axis: int) -> Any:
     gap = ops.cast(after - before, "float32")
     gap = ops.reshape(gap, [-1] + [1] * (len(field.shape) - axis - 1))
     return (ops.take(field, after, axis=axis) - ops.take(field, before, axis=axis)) / gap
+
+
+def _neighbors(positions: Any, spatial: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Per axis: offsets of both neighbors in a flat image, and the weight of the upper one."""
+    lower, upper, fractions = [], [], []
+    stride: Any = 1
+    for axis in reversed(range(len(spatial))):
+        length = spatial[axis]
+        position = ops.clip(positions[..., axis], 0.0, ops.cast(length - 1, "float32"))
+        floor = ops.floor(position)
+        index = ops.cast(floor, "int32")
+        lower.append(index * stride)
+        upper.append(ops.minimum(index + 1, length - 1) * stride)
+        fractions.append((position - floor)[..., None])
+        stride = stride * length
+    return lower[::-1], upper[::-1], fractions[::-1]
+
+
+def _first_voxels(images: Any, positions: Any) -> Any:
+    """Offset of every image of a batch in the flat batch, to be added to neighbor offsets."""
+    shape = ops.shape(images)
+    voxels: Any = 1
+    for length in shape[1:-1]:
+        voxels = voxels * length
+    return ops.reshape(ops.arange(shape[0]) * voxels, (-1, *[1] * (len(positions.shape) - 2)))
+
+
+def _rows(flat: Any, offsets: Any) -> Any:
+    """Rows of a flat image at offsets that are known to be inside."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # `ops.take` passes over the offsets three times more, in search of negative ones
+        return tf.gather(flat, offsets)
+    return ops.take(flat, offsets, axis=0)
 
 
 def _gather(images: Any, indices: Any, padding: Padding) -> Any:

@@ -52,6 +52,8 @@ class MultiStageRegistration(keras.Model):
             raise ValueError(f"composition must be 'compose' or 'add'. Received: {composition!r}")
         self.stages = list(stages)
         self.composition = composition
+        # stages made of known layers need no first call before weights can be read
+        self.built = all(stage.built for stage in self.stages)
 
     def call(self, inputs: Any) -> dict[str, Any]:
         """Register a batch of pairs."""

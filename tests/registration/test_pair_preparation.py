@@ -7,6 +7,7 @@ import SimpleITK as sitk
 from registration.geometry import ImageGrid
 from registration.pair_preparation import (
     IntensityScaling,
+    gray_image,
     initial_transform,
     on_grid,
     prepare_pair,
@@ -103,3 +104,13 @@ def test_pair_is_scaled_by_native_voxels_and_placed_middle_on_middle():
     np.testing.assert_allclose(pair.fixed, pair.moving, atol=1e-4)
     with pytest.raises(ValueError, match="one value per voxel"):
         prepare_pair(fixed, sitk.Compose(moving, moving), scaling=IntensityScaling())
+
+
+def test_gray_images_written_in_colors_are_gray():
+    gray = sitk.Cast(sitk.GetImageFromArray(np.arange(12).reshape(3, 4)), sitk.sitkUInt8)
+    gray.SetSpacing((0.5, 2.0))
+    found = gray_image(sitk.Compose(gray, gray, gray))
+    assert sitk.GetArrayFromImage(found).tolist() == sitk.GetArrayFromImage(gray).tolist()
+    assert found.GetSpacing() == (0.5, 2.0)
+    with pytest.raises(ValueError, match=r"or be gray. Received: 3"):
+        gray_image(sitk.Compose(gray, gray, gray + 1))

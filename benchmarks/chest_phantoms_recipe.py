@@ -1,0 +1,80 @@
+"""How chest phantoms are registered: elastix's stages, and networks trained on other seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import SimpleITK as sitk
+from phantom_chests import make_chest
+from staged_methods import ElastixSettings
+from trained_registrars import Recipe, grouped_cohort, write_image
+
+from registration.augmentation import Augmentation
+from registration.cohort import ONE_GROUP, Cohort, CohortImage
+from registration.networks.affine_stage import AffineConfig
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.registration_network import RegistrationConfig
+from registration.objective import Objective
+from registration.pair_preparation import IntensityScaling
+from registration.refinement import RefinementOptions
+from registration.training import TrainingOptions
+
+ELASTIX = ElastixSettings((80.0, 40.0, 20.0), iterations=500)
+
+WORKING_SPACING_MM = (4.0, 4.0, 4.0)
+
+OBJECTIVE = Objective("ncc", bending_weight=10.0, folding_weight=1.0)
+
+CONFIG = RegistrationConfig(
+    (
+        AffineConfig(dimension=3, kernels=16, poolings=4, translation_mm=40.0),
+        DeformableConfig(downsamplings=(4, 4, 4), kernels=16, convolutions=1, stem_stride=2),
+        DeformableConfig(downsamplings=(3, 3, 3), kernels=16, convolutions=1, stem_stride=2),
+        DeformableConfig(downsamplings=(2, 2, 2), kernels=16, convolutions=1, stem_stride=2),
+    ),
+    spacing_mm=WORKING_SPACING_MM,
+    initialization="centers",
+    scaling=IntensityScaling(window=(-1000.0, 500.0)),
+)
+"""Control points every 64, 32 and 16 mm."""
+
+TRAINING = TrainingOptions(
+    steps=(400, 300, 400, 500),
+    batch_size=1,
+    learning_rate=1.5e-3,
+    objective=OBJECTIVE,
+    augmentation=Augmentation(
+        rotation_deg=5.0, scale=0.08, translation=0.02, elastic_vox=1.0, noise=0.01
+    ),
+    evaluate_every=100,
+    validation_pairs=12,
+    seed=1,
+)
+
+REFINEMENT = RefinementOptions(steps=40, learning_rate=0.3, objective=OBJECTIVE)
+
+TRAINING_SEEDS = range(800_000, 800_024)
+VALIDATION_SEEDS = range(810_000, 810_004)
+
+
+def recipe(work: Path) -> Recipe:
+    """Networks for chests; phantoms to train on are made in `work`."""
+    return Recipe(
+        "chest_phantoms",
+        CONFIG,
+        TRAINING,
+        lambda: (_cohort(TRAINING_SEEDS, work), _cohort(VALIDATION_SEEDS, work)),
+    )
+
+
+def _cohort(seeds: Iterable[int], work: Path) -> Cohort:
+    return grouped_cohort([CohortImage(_image(s, work), ONE_GROUP, str(s)) for s in seeds])
+
+
+def _image(seed: int, work: Path) -> Path:
+    path = work / f"chest-{seed}-centered.mha"
+    if not path.is_file():
+        image, _ = make_chest(seed, {}, work)
+        write_image(sitk.Cast(image, sitk.sitkInt16), path)
+    return path

@@ -1,0 +1,118 @@
+"""DLIR's single deformable stage on cine MR in three dimensions, and what it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import SimpleITK as sitk
+from cine_frames import find_frames, patient_key
+from cine_stacks import read_phases, stack_pictures
+from trained_registrars import Recipe, grouped_cohort, write_image
+
+from registration.augmentation import Augmentation
+from registration.cohort import Cohort, CohortImage
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.registration_network import RegistrationConfig
+from registration.objective import Objective
+from registration.refinement import RefinementOptions
+from registration.training import TrainingOptions
+
+BENDING_WEIGHTS = {"dlir": 0.0, "dlir+bending": 20.0}
+"""Weight of the bending energy, mm²."""
+
+CONFIG = RegistrationConfig(
+    (DeformableConfig(downsamplings=(1, 4, 4), kernels=16, convolutions=1),),
+    spacing_mm=(1.4, 1.4, 8.0),
+)
+"""Control points every 22 mm in the plane and every 16 mm across."""
+
+TRAINING = TrainingOptions(
+    steps=800,
+    batch_size=1,
+    learning_rate=1.5e-3,
+    augmentation=Augmentation(
+        rotation_deg=180.0,
+        scale=0.15,
+        flip_axes=(2,),
+        elastic_vox=2.0,
+        moving_elastic_vox=2.0,
+        gamma=0.3,
+        noise=0.02,
+        in_plane=True,
+    ),
+    patch_shape=(8, 160, 160),
+    evaluate_every=100,
+    validation_pairs=8,
+    seed=1,
+)
+
+REFINEMENT_STEPS = 30
+
+
+def recipe(
+    name: str, *, left_out: str, hearts: Path | None, pictures: Path | None, test: set[str],
+    work: Path,
+) -> Recipe:  # fmt: skip
+    """A network that has not seen the patients of `test`.
+
+    Args:
+        name: One of `BENDING_WEIGHTS`.
+        left_out: What is left out, for the name of the weights.
+        hearts: Folder of patients with all phases.
+        pictures: Folder with `images/` and `labels/`, two phases each.
+        test: Keys of the patients that must not be trained on.
+        work: Where the volumes are put for the training.
+    """
+    weight = BENDING_WEIGHTS[name]
+    options = replace(
+        TRAINING, objective=Objective("ncc", bending_weight=weight, folding_weight=1.0)
+    )
+    kind = name.replace("+", "-")
+    return Recipe(
+        f"cine3d-{kind}-without-{left_out}",
+        CONFIG,
+        options,
+        lambda: cohorts(hearts, pictures, test, work),
+    )
+
+
+def refinement(name: str) -> RefinementOptions:
+    """Steps per pair with the objective that the network was trained on."""
+    objective = Objective("ncc", bending_weight=BENDING_WEIGHTS[name], folding_weight=1.0)
+    return RefinementOptions(steps=REFINEMENT_STEPS, learning_rate=0.4, objective=objective)
+
+
+def cohorts(
+    hearts: Path | None, pictures: Path | None, test: set[str], work: Path
+) -> tuple[Cohort, Cohort]:
+    """Volumes to train on, and those of the last training patient, which choose the best step.
+
+    Raises:
+        ValueError: If fewer than two patients are left.
+    """
+    images = [*_phases(hearts, work), *_pictures(pictures, work)]
+    images = [image for image in images if patient_key(image.subject) not in test]
+    subjects = sorted({patient_key(image.subject) for image in images})
+    if len(subjects) < 2:
+        raise ValueError(f"two patients are needed to train on. Received: {subjects}")
+    judges = [image for image in images if patient_key(image.subject) == subjects[-1]]
+    rest = [image for image in images if patient_key(image.subject) != subjects[-1]]
+    return grouped_cohort(rest), grouped_cohort(judges)
+
+
+def _phases(folder: Path | None, work: Path) -> Iterable[CohortImage]:
+    for patient in sorted(folder.iterdir()) if folder is not None else ():
+        if (patient / "frames").is_dir():
+            for phase, volume in read_phases(patient).items():
+                path = write_image(volume, work / f"{patient.name}-{phase:02d}.mha")
+                yield CohortImage(path, patient.name, patient.name)
+
+
+def _pictures(folder: Path | None, work: Path) -> Iterable[CohortImage]:
+    for heart in stack_pictures(find_frames(folder)) if folder is not None else ():
+        for name, volume in zip(("ed", "es"), heart.images, strict=True):
+            stack = sitk.Cast(volume, sitk.sitkFloat32)
+            path = write_image(stack, work / f"{heart.patient}-pictures-{name}.mha")
+            yield CohortImage(path, f"{heart.patient} pictures", heart.patient)

@@ -1,0 +1,71 @@
+"""How hippocampi are registered: elastix's stages, and networks trained on other cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from staged_methods import ElastixSettings
+from trained_registrars import Recipe, grouped_cohort
+
+from registration.augmentation import Augmentation
+from registration.cohort import ONE_GROUP, Cohort, CohortImage
+from registration.networks.affine_stage import AffineConfig
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.registration_network import RegistrationConfig
+from registration.objective import Objective
+from registration.refinement import RefinementOptions
+from registration.training import TrainingOptions
+
+ELASTIX = ElastixSettings((16.0, 8.0, 5.0), iterations=300)
+
+OBJECTIVE = Objective("ncc", bending_weight=0.5, folding_weight=1.0)
+
+CONFIG = RegistrationConfig(
+    (
+        AffineConfig(dimension=3, kernels=16, poolings=3),
+        DeformableConfig(downsamplings=(4, 4, 4), kernels=16, convolutions=1, stem_stride=2),
+        DeformableConfig(downsamplings=(3, 3, 3), kernels=16, convolutions=1, stem_stride=2),
+        DeformableConfig(downsamplings=(2, 2, 2), kernels=16, convolutions=1, stem_stride=2),
+    ),
+    initialization="centers",
+)
+"""Control points every 16, 8 and 4 voxels of 1 mm."""
+
+TRAINING = TrainingOptions(
+    steps=(600, 600, 900, 1200),
+    batch_size=4,
+    learning_rate=1.5e-3,
+    objective=OBJECTIVE,
+    augmentation=Augmentation(
+        rotation_deg=10.0,
+        scale=0.1,
+        translation=0.03,
+        elastic_vox=1.0,
+        gamma=0.2,
+        noise=0.02,
+        moving_rotation_deg=5.0,
+        elastic_spacing_vox=16,
+    ),
+    evaluate_every=150,
+    validation_pairs=20,
+    seed=1,
+)
+
+REFINEMENT = RefinementOptions(steps=40, learning_rate=0.3, objective=OBJECTIVE)
+
+
+def recipe(folder: Path, training: Sequence[str], validation: Sequence[str]) -> Recipe:
+    """Networks for hippocampi; any two cases of a part make a pair."""
+    return Recipe(
+        "hippocampus",
+        CONFIG,
+        TRAINING,
+        lambda: (_cohort(folder, training), _cohort(folder, validation)),
+    )
+
+
+def _cohort(folder: Path, names: Sequence[str]) -> Cohort:
+    return grouped_cohort(
+        [CohortImage(folder / "images" / name, ONE_GROUP, name.split(".")[0]) for name in names]
+    )

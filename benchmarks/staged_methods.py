@@ -1,0 +1,131 @@
+"""The rows of a multi-stage table: none, then every stage of elastix and of the networks."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from registration_pairs import Method, NoRegistration
+
+from registration.baselines import ElastixRegistrar, ElastixStage
+
+if TYPE_CHECKING:
+    from trained_registrars import Recipe
+
+    from registration.network_registrar import NetworkRegistrar
+    from registration.refinement import RefinementOptions
+    from registration.registrar import Registrar
+
+STAGES = ("AIR", "DIR-1", "DIR-2", "DIR-3")
+"""Affine registration, then three deformable ones, coarse to fine."""
+
+METHODS = ("none", "elastix", "network", "network+refine")
+
+
+@dataclass(frozen=True, slots=True)
+class ElastixSettings:
+    """The conventional side of a multi-stage table.
+
+    Args:
+        control_point_spacings_mm: Of the deformable stages.
+        iterations: Per resolution, of all stages.
+        samples: Random points per iteration.
+        bending_weight: Of the deformable stages, mm².
+        valid_samples: Least share of samples inside the moving image.
+    """
+
+    control_point_spacings_mm: tuple[float, ...]
+    iterations: int
+    samples: int = 2048
+    bending_weight: float = 0.0
+    valid_samples: float = 0.1
+
+    def registrar(self, threads: int) -> ElastixRegistrar:
+        """Elastix with all stages."""
+        shared = {
+            "iterations": self.iterations,
+            "samples": self.samples,
+            "valid_samples": self.valid_samples,
+        }
+        stages = [ElastixStage("affine", **shared)]
+        stages += [
+            ElastixStage("bspline", spacing, bending_weight=self.bending_weight, **shared)
+            for spacing in self.control_point_spacings_mm
+        ]
+        return ElastixRegistrar(stages, threads=threads)
+
+
+def staged_methods(
+    names: Sequence[str],
+    options: argparse.Namespace,
+    *,
+    elastix: ElastixSettings,
+    recipe: Recipe | None = None,
+    refinement: RefinementOptions | None = None,
+) -> list[Method]:
+    """Methods of a table in the order asked for.
+
+    Networks are measured with one, two and more of their stages, so that every row has a time
+    of its own.
+
+    Args:
+        names: Of `METHODS`.
+        options: Command line.
+        elastix: Settings of the row of that name.
+        recipe: Networks of the rows `network`; needed for these alone.
+        refinement: Steps per pair of `network+refine`.
+    """
+    methods = []
+    for name in names:
+        if name == "none":
+            methods.append(Method((name,), NoRegistration))
+        elif name == "elastix":
+            rows = tuple(f"{name} {stage}" for stage in STAGES)
+            methods.append(Method(rows, lambda: elastix.registrar(options.threads)))
+        elif name == "network":
+            for count, stage in enumerate(STAGES, start=1):
+                methods.append(Method((f"{name} {stage}",), _cut_network(recipe, options, count)))
+        else:
+            methods.append(Method((name,), _refined_network(recipe, options, refinement)))
+    return methods
+
+
+def _cut_network(
+    recipe: Recipe | None, options: argparse.Namespace, count: int
+) -> Callable[[], Registrar]:
+    """Builder of the first stages of a network."""
+
+    def build() -> Registrar:
+        return first_stages(_network(recipe, options, None), count)
+
+    return build
+
+
+def _refined_network(
+    recipe: Recipe | None, options: argparse.Namespace, refinement: RefinementOptions | None
+) -> Callable[[], Registrar]:
+    return lambda: _network(recipe, options, refinement)
+
+
+def _network(
+    recipe: Recipe | None, options: argparse.Namespace, refinement: RefinementOptions | None
+) -> NetworkRegistrar:
+    from trained_registrars import trained_registrar
+
+    if recipe is None:
+        raise ValueError("networks need a recipe. Received: none")
+    return trained_registrar(recipe, options, refinement=refinement)
+
+
+def first_stages(registrar: NetworkRegistrar, count: int) -> NetworkRegistrar:
+    """A registrar of the first `count` stages of another, with the same weights."""
+    from registration.network_registrar import NetworkRegistrar
+    from registration.networks.multi_stage import MultiStageRegistration
+
+    config = replace(registrar.config, stages=registrar.config.stages[:count])
+    network = MultiStageRegistration(
+        registrar.network.stages[:count], composition=config.composition
+    )
+    return NetworkRegistrar(network, config, name=registrar.name)

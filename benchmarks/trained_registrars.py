@@ -1,0 +1,116 @@
+"""Networks for the benchmarks: read from a folder, or trained there if that is asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from registration.cohort import Cohort, CohortImage
+from registration.network_registrar import NetworkRegistrar
+from registration.networks.registration_network import RegistrationConfig
+from registration.refinement import RefinementOptions
+from registration.registration_folder import (
+    DESCRIPTION_NAME,
+    load_registration,
+    save_registration,
+)
+from registration.training import RegistrationTrainer, TrainingOptions
+
+SHIPPED = Path(__file__).resolve().parent.parent / "registration" / "models"
+"""Folders of the weights that come with the project, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is laid out and trained.
+
+    Args:
+        name: Name of its folder.
+        config: Layout.
+        options: Training.
+        cohorts: Gives training and validation images; called only to train.
+    """
+
+    name: str
+    config: RegistrationConfig
+    options: TrainingOptions
+    cohorts: Callable[[], tuple[Cohort, Cohort | None]]
+
+
+def trained_registrar(
+    recipe: Recipe, options: argparse.Namespace, *, refinement: RefinementOptions | None = None
+) -> NetworkRegistrar:
+    """The network of a recipe: from `--model`, from an earlier `--train`, or as shipped.
+
+    Args:
+        recipe: What is wanted.
+        options: Command line with `model`, `train` and `out`.
+        refinement: Optimizer steps per pair after the network.
+
+    Raises:
+        SystemExit: If there are no weights and training was not asked for.
+    """
+    own = options.out / "models" / recipe.name
+    places = [own, SHIPPED / recipe.name]
+    if options.model is not None:
+        places = [options.model, options.model / recipe.name]
+    folder = next((p for p in places if (p / DESCRIPTION_NAME).is_file()), None)
+    if folder is None and options.train:
+        folder = own
+        train(recipe, folder, command=sys.argv)
+    if folder is None:
+        raise SystemExit(
+            f"There are no weights of {recipe.name} in {', '.join(str(p) for p in places)}. "
+            "Give --model FOLDER, or --train."
+        )
+    return load_registration(folder, refinement=refinement)
+
+
+def train(recipe: Recipe, folder: Path, *, command: Sequence[str]) -> None:
+    """Train a recipe and save it with the command, settings and time it took."""
+    training, validation = recipe.cohorts()
+    start = time.perf_counter()
+    trainer = RegistrationTrainer(
+        recipe.config,
+        training,
+        validation,
+        folder / "work",
+        options=recipe.options,
+        report=lambda line: print(f"{recipe.name}: {line}", file=sys.stderr, flush=True),
+    )
+    network = trainer.train()
+    record: dict[str, Any] = {
+        "command": " ".join(["python", *command]),
+        "options": asdict(recipe.options),
+        "training_images": len(training.images),
+        "training_subjects": list(training.subjects),
+        "validation_subjects": list(validation.subjects) if validation else [],
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    if trainer.rows:
+        record["last_validation"] = trainer.rows[-1]
+    save_registration(folder, network, recipe.config, name=recipe.name, training=record)
+
+
+def grouped_cohort(images: Sequence[CohortImage]) -> Cohort:
+    """Cohort in which any two images of a group make a pair, either way round."""
+    members: dict[str, list[int]] = {}
+    for index, image in enumerate(images):
+        members.setdefault(image.group, []).append(index)
+    pairs = [(a, b) for group in members.values() for a in group for b in group if a != b]
+    return Cohort(tuple(images), tuple(pairs))
+
+
+def write_image(image: sitk.Image, path: Path) -> Path:
+    """Write an image for the training to read, unless it is there."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(path))
+    return path

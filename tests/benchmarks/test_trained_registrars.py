@@ -1,0 +1,72 @@
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from registration.cohort import CohortImage
+from registration.networks.affine_stage import AffineConfig
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.registration_network import RegistrationConfig
+from registration.training import TrainingOptions
+
+CONFIG = RegistrationConfig(
+    (
+        AffineConfig(dimension=2, kernels=2, poolings=2, dense_units=(4,)),
+        DeformableConfig(downsamplings=(2, 2), kernels=2),
+    )
+)
+
+
+def options(tmp_path, **changes):
+    return argparse.Namespace(**{"model": None, "train": False, "out": tmp_path, **changes})
+
+
+def recipe(tmp_path):
+    from trained_registrars import Recipe, grouped_cohort, write_image
+
+    def cohorts():
+        rng = np.random.default_rng(0)
+        paths = [tmp_path / f"{name}.mha" for name in "abc"]
+        for path in paths:
+            write_image(sitk.GetImageFromArray(rng.random((16, 16)).astype(np.float32)), path)
+        return grouped_cohort([CohortImage(p, "all", p.stem) for p in paths]), None
+
+    training = TrainingOptions(steps=2, batch_size=1, evaluate_every=1)
+    return Recipe("tiny", CONFIG, training, cohorts)
+
+
+def test_weights_that_are_not_there_are_asked_for(tmp_path):
+    from trained_registrars import trained_registrar
+
+    with pytest.raises(SystemExit, match=r"no weights of tiny.*--train"):
+        trained_registrar(recipe(tmp_path), options(tmp_path))
+
+
+def test_a_network_is_trained_once_recorded_and_cut_to_its_first_stages(tmp_path):
+    from staged_methods import first_stages
+    from trained_registrars import trained_registrar
+
+    whole = trained_registrar(recipe(tmp_path), options(tmp_path, train=True))
+    folder = tmp_path / "models" / "tiny"
+    record = json.loads((folder / "registration.json").read_text(encoding="utf-8"))
+    assert record["training"]["training_subjects"] == ["a", "b", "c"]
+    assert record["training"]["options"]["steps"] == 2
+    assert record["training"]["command"].startswith("python ")
+    again = trained_registrar(recipe(tmp_path), options(Path("elsewhere"), model=folder))
+    images = [sitk.ReadImage(str(tmp_path / f"{name}.mha")) for name in "ab"]
+    found, same = (r.register(*images).transform for r in (whole, again))
+    point = (7.3, 4.1)
+    assert found.TransformPoint(point) == pytest.approx(same.TransformPoint(point))
+    first = first_stages(whole, 1).register(*images)
+    assert len(first.stages) == 1
+    assert first.transform.IsLinear()
+
+
+def test_images_of_a_group_are_paired_either_way_round():
+    from trained_registrars import grouped_cohort
+
+    images = [CohortImage(Path(n), g, n) for n, g in (("a", "1"), ("b", "2"), ("c", "1"))]
+    assert set(grouped_cohort(images).pairs) == {(0, 2), (2, 0)}
