@@ -128,7 +128,7 @@ class ControlPointRefiner:
                 total = tf.reduce_sum(self.energy(fixed, moving, points))
             return tape.gradient(total, points)
 
-        @tf.function(input_signature=[image, image, lattice])
+        @tf.function(autograph=False, input_signature=[image, image, lattice])
         def optimize(fixed: Any, moving: Any, start: Any) -> Any:
             def step(number: Any, points: Any, mean: Any, square: Any) -> Any:
                 slope = gradient(fixed, moving, points)
