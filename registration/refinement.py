@@ -43,7 +43,7 @@ class RefinementOptions:
     """
 
     steps: int = 50
-    learning_rate: float = 0.5
+    learning_rate: float = 1.0
     objective: Objective = field(default_factory=Objective)
     displacement_limit: float | None = None
 
