@@ -91,8 +91,8 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
     jacobian = _jacobian(transform, ImageGrid.from_image(images[0]))
     metrics = PairMetrics(
         method=registrar.name,
-        ncc_before=_correlation(*images, sitk.Transform()),
-        ncc_after=_correlation(*images, transform),
+        ncc_before=_correlation(images[0], images[1], sitk.Transform()),
+        ncc_after=_correlation(images[0], images[1], transform),
         folding_percent=100.0 * folding_fraction(jacobian),
         sd_jacobian=float(jacobian.std()),
         seconds=round(seconds, 4),

@@ -117,7 +117,7 @@ def _compiled(network: MultiStageRegistration, config: RegistrationConfig) -> An
     shape = (1, *(None,) * config.dimension, 1)
     specification = tf.TensorSpec(shape, tf.float32)
 
-    @tf.function(input_signature=[specification, specification])
+    @tf.function(autograph=False, input_signature=[specification, specification])
     def estimate(fixed: Any, moving: Any) -> Any:
         results = network.run(fixed, moving, len(config.stages))
         found = []

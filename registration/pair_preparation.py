@@ -17,7 +17,7 @@ from registration.geometry import ImageGrid
 
 Initialization = Literal["identity", "centers"]
 
-PERCENTILE_VOXELS = 2**15
+PERCENTILE_VOXELS = 2**14
 """Voxels from which percentiles are taken at most; regularly spaced ones of larger images."""
 
 ANTI_ALIASING = 0.4
@@ -50,7 +50,8 @@ class IntensityScaling:
         """Intensities that become 0 and 1; of a large image from regularly spaced voxels."""
         if self.window is not None:
             return self.window
-        step = max(1, array.size // PERCENTILE_VOXELS)
+        # odd, so that in images of even width every column is met
+        step = max(1, array.size // PERCENTILE_VOXELS) | 1
         sample = np.asarray(array.ravel()[::step], dtype=np.float32)
         low, high = np.percentile(sample, self.percentiles).tolist()
         return float(low), float(high)

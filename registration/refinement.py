@@ -43,7 +43,7 @@ class RefinementOptions:
     """
 
     steps: int = 50
-    learning_rate: float = 0.5
+    learning_rate: float = 1.0
     objective: Objective = field(default_factory=Objective)
     displacement_limit: float | None = None
 
@@ -128,7 +128,7 @@ class ControlPointRefiner:
                 total = tf.reduce_sum(self.energy(fixed, moving, points))
             return tape.gradient(total, points)
 
-        @tf.function(input_signature=[image, image, lattice])
+        @tf.function(autograph=False, input_signature=[image, image, lattice])
         def optimize(fixed: Any, moving: Any, start: Any) -> Any:
             def step(number: Any, points: Any, mean: Any, square: Any) -> Any:
                 slope = gradient(fixed, moving, points)

@@ -172,7 +172,7 @@ class StageStep:
 
         stage = self.network.stages[self.stage]
 
-        @tf.function(input_signature=_signature(self.config.dimension))
+        @tf.function(autograph=False, input_signature=_signature(self.config.dimension))
         def update(batch: dict[str, Any], seed: Any) -> Any:
             fixed, moving = self._augmented(batch, seed)
             moving = self._earlier(fixed, moving)
@@ -192,7 +192,7 @@ class StageStep:
 
         images = tf.TensorSpec((None, *(None,) * self.config.dimension, 2), tf.float32)
 
-        @tf.function(input_signature=[images, images])
+        @tf.function(autograph=False, input_signature=[images, images])
         def judge(fixed: Any, moving: Any) -> Any:
             moving = self._earlier(fixed, moving)
             loss, dissimilarity = self.losses(fixed, moving, training=False)

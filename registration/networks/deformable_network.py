@@ -10,6 +10,7 @@ import keras
 from keras import layers, ops
 
 from registration.layers.bspline_field import BSplineField
+from registration.layers.pooled_convolution import PooledConvolution2D
 from registration.layers.thin_plate_spline_field import ThinPlateSplineField
 from registration.layers.velocity_integration import VelocityIntegration
 
@@ -169,6 +170,10 @@ def _encode(features: Any, config: DeformableConfig) -> Any:
         # axes with fewer halvings wait, so that the voxel becomes isotropic on the way
         strides = tuple(2 if level >= levels - n else 1 for n in config.downsamplings)
         by_stride = config.downsampling == "strided" or (level == 0 and config.stem_stride == 2)
+        if level == 0 and strides == (2, 2) and not by_stride and config.downsampling == "average":
+            stem = PooledConvolution2D(config.kernels, activation="elu", name="convolution_1")
+            features = stem(features)
+            continue
         convolution = _convolution(
             config, 3, strides=strides if by_stride else 1, name=f"convolution_{level + 1}"
         )
