@@ -18,17 +18,22 @@ THREAD_VARIABLES = (
 """Environment variables by which numpy, SimpleITK, elastix and TensorFlow size their pools."""
 
 
-def options_parser(description: str, methods: Sequence[str]) -> argparse.ArgumentParser:
+def options_parser(
+    description: str, methods: Sequence[str], *, data_required: bool = False
+) -> argparse.ArgumentParser:
     """The options that every registration benchmark has.
 
     Args:
         description: Docstring of the script.
         methods: Names that `--methods` takes, in the order of the table.
+        data_required: Whether nothing can be measured without `--data`.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder laid out as described above")
+    parser.add_argument(
+        "--data", type=Path, required=data_required, help="folder laid out as described above"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of table and figures")
     parser.add_argument("--model", type=Path, help="trained weights, by default those of --train")
     parser.add_argument("--train", action="store_true", help="train what has no weights yet")

@@ -35,6 +35,12 @@ ORGANS = {
 }
 """Labels of the phantoms that make up a measured organ."""
 
+ELASTIX_SPACINGS_MM = (80.0, 40.0, 20.0)
+"""Distance of control points of elastix's three deformable stages."""
+
+ELASTIX_ITERATIONS = 500
+"""Iterations at each of two resolutions, of every stage."""
+
 METHODS = ("none", "elastix", "network", "network+refine")
 
 COLUMNS = {
@@ -52,18 +58,18 @@ def main() -> None:
     parser = options_parser(__doc__, METHODS)
     parser.add_argument("--subjects", type=int, default=8, help="phantoms made without --data")
     options = parse_options(parser)
-    from chest_phantoms_recipe import ELASTIX, REFINEMENT, recipe
     from registration_pairs import Measurement, measure_methods, report
-    from staged_methods import staged_methods
+    from staged_methods import ElastixSettings, staged_methods
 
     pairs = ring_pairs(read_subjects(options))
-    methods = staged_methods(
-        options.methods,
-        options,
-        elastix=ELASTIX,
-        recipe=recipe(options.out / "training_phantoms"),
-        refinement=REFINEMENT,
-    )
+
+    def networks() -> tuple:
+        from chest_phantoms_recipe import REFINEMENT, recipe
+
+        return recipe(options.out / "training_phantoms"), REFINEMENT
+
+    elastix = ElastixSettings(ELASTIX_SPACINGS_MM, ELASTIX_ITERATIONS)
+    methods = staged_methods(options.methods, options, elastix=elastix, networks=networks)
     labels = {organ: number for number, organ in enumerate(ORGANS, start=1)}
     rows, notes = measure_methods(methods, pairs, Measurement(labels))
     source = options.data.name if options.data else f"seeds from {FIRST_SEED}"

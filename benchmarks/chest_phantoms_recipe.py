@@ -7,7 +7,6 @@ from pathlib import Path
 
 import SimpleITK as sitk
 from phantom_chests import make_chest
-from staged_methods import ElastixSettings
 from trained_registrars import Recipe, grouped_cohort, write_image
 
 from registration.augmentation import Augmentation
@@ -19,8 +18,6 @@ from registration.objective import Objective
 from registration.pair_preparation import IntensityScaling
 from registration.refinement import RefinementOptions
 from registration.training import TrainingOptions
-
-ELASTIX = ElastixSettings((80.0, 40.0, 20.0), iterations=500)
 
 WORKING_SPACING_MM = (4.0, 4.0, 4.0)
 

@@ -31,14 +31,14 @@ NETWORKS = (
     "dirnet-tps",
     "dirnet-overlapping",
     "dirnet-full",
-    "dirnet-half",
+    "dirnet-fast",
 )
-"""DIRNet, its variants of the published table, and an own one of half the resolution."""
+"""DIRNet, its variants of the published table, and an own one with less work at full resolution."""
 
 REFINED = "+refine"
 """Ending of a network's name that adds optimizer steps per pair."""
 
-METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{REFINED}", f"dirnet-half{REFINED}")
+METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{REFINED}", f"dirnet-fast{REFINED}")
 
 COLUMNS = {
     "dice_lv": "Dice",
@@ -50,7 +50,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    parser = options_parser(__doc__, METHODS)
+    parser = options_parser(__doc__, METHODS, data_required=True)
     parser.add_argument("--training", type=Path, help="folder like --data to train on")
     parser.add_argument("--phases", type=Path, help="patients with frames/*.dcm to train on too")
     parser.add_argument(

@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder with images/ and labels/")
     parser.add_argument("--training", type=Path, help="folder like --pictures to train on too")
     options = parse_options(parser)
+    if options.data is None and options.pictures is None:
+        parser.error("--data or --pictures is needed")
     from registration_pairs import Measurement, measure_methods, report
 
     text = ""

@@ -66,7 +66,7 @@ def find_frames(folder: Path) -> list[CineFrame]:
         ValueError: If a name is not understood, a label is missing, or there is no frame.
     """
     frames = []
-    for path in sorted((folder / "images").glob("*.png")):
+    for path in sorted((folder / "images").glob("[!.]*.png")):
         match = _FRAME_NAME.match(path.name)
         if match is None:
             raise ValueError(

@@ -27,6 +27,12 @@ SHARES = (0.7, 0.1, 0.2)
 
 LABELS = {"anterior": 1, "posterior": 2}
 
+ELASTIX_SPACINGS_MM = (16.0, 8.0, 5.0)
+"""Distance of control points of elastix's three deformable stages."""
+
+ELASTIX_ITERATIONS = 300
+"""Iterations at each of two resolutions, of every stage."""
+
 METHODS = ("none", "elastix", "network", "network+refine")
 
 COLUMNS = {
@@ -42,24 +48,24 @@ COLUMNS = {
 
 
 def main() -> None:
-    parser = options_parser(__doc__, METHODS)
+    parser = options_parser(__doc__, METHODS, data_required=True)
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     options = parse_options(parser)
-    from hippocampus_recipe import ELASTIX, REFINEMENT, recipe
     from registration_pairs import Measurement, measure_methods, report
-    from staged_methods import staged_methods
+    from staged_methods import ElastixSettings, staged_methods
 
-    names = sorted(path.name for path in (options.data / "images").glob("*.nii*"))
+    names = sorted(path.name for path in (options.data / "images").glob("[!.]*.nii*"))
     parts = dict(zip(("training", "validation", "test"), split(names), strict=True))
     pairs = ring_pairs(options.data, parts[options.part])
     notes = [f"{len(pairs)} pairs of the {options.part} part, seed {SPLIT_SEED}."]
-    methods = staged_methods(
-        options.methods,
-        options,
-        elastix=ELASTIX,
-        recipe=recipe(options.data, parts["training"], parts["validation"]),
-        refinement=REFINEMENT,
-    )
+
+    def networks() -> tuple:
+        from hippocampus_recipe import REFINEMENT, recipe
+
+        return recipe(options.data, parts["training"], parts["validation"]), REFINEMENT
+
+    elastix = ElastixSettings(ELASTIX_SPACINGS_MM, ELASTIX_ITERATIONS)
+    methods = staged_methods(options.methods, options, elastix=elastix, networks=networks)
     rows, more = measure_methods(methods, pairs, Measurement(LABELS))
     print(
         report(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from staged_methods import ElastixSettings
 from trained_registrars import Recipe, grouped_cohort
 
 from registration.augmentation import Augmentation
@@ -16,8 +15,6 @@ from registration.networks.registration_network import RegistrationConfig
 from registration.objective import Objective
 from registration.refinement import RefinementOptions
 from registration.training import TrainingOptions
-
-ELASTIX = ElastixSettings((16.0, 8.0, 5.0), iterations=300)
 
 OBJECTIVE = Objective("ncc", bending_weight=0.5, folding_weight=1.0)
 

@@ -21,6 +21,12 @@ from benchmark_options import options_parser, parse_options
 FIRST_SEED = 720_000
 """Seed of the first breathing phantom."""
 
+ELASTIX_SPACINGS_MM = (60.0, 30.0, 15.0)
+"""Distance of control points of elastix's three deformable stages."""
+
+ELASTIX_ITERATIONS = 500
+"""Iterations at each of two resolutions, of every stage."""
+
 METHODS = ("none", "elastix", "network", "network+refine")
 
 COLUMNS = {
@@ -40,21 +46,21 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=4, help="phantoms without --data")
     options = parse_options(parser)
     from lung_measurement import LungMeasurement, read_pair
-    from lung_recipe import ELASTIX, REFINEMENT, recipe
     from registration_pairs import measure_methods, report
-    from staged_methods import staged_methods
+    from staged_methods import ElastixSettings, staged_methods
 
     cases = [read_pair(options)] if options.data else breathing_cases(options)
     measurement = LungMeasurement(
         {pair.name: points for pair, *points in cases}, options.out / "pictures"
     )
-    methods = staged_methods(
-        options.methods,
-        options,
-        elastix=ELASTIX,
-        recipe=recipe(options.out / "training_phantoms"),
-        refinement=REFINEMENT,
-    )
+
+    def networks() -> tuple:
+        from lung_recipe import REFINEMENT, recipe
+
+        return recipe(options.out / "training_phantoms"), REFINEMENT
+
+    elastix = ElastixSettings(ELASTIX_SPACINGS_MM, ELASTIX_ITERATIONS)
+    methods = staged_methods(options.methods, options, elastix=elastix, networks=networks)
     rows, notes = measure_methods(methods, [pair for pair, *_ in cases], measurement)
     source = options.data.name if options.data else f"breathing phantoms from {FIRST_SEED}"
     notes = [f"{len(cases)} pair(s), {source}.", *notes]

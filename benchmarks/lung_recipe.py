@@ -9,13 +9,10 @@ from pathlib import Path
 import SimpleITK as sitk
 from breathing import breathing_pair
 from chest_phantoms_recipe import CONFIG, OBJECTIVE, TRAINING
-from staged_methods import ElastixSettings
 from trained_registrars import Recipe, grouped_cohort, write_image
 
 from registration.cohort import Cohort, CohortImage
 from registration.refinement import RefinementOptions
-
-ELASTIX = ElastixSettings((60.0, 30.0, 15.0), iterations=500)
 
 REFINEMENT = RefinementOptions(steps=80, learning_rate=0.3, objective=replace(OBJECTIVE))
 

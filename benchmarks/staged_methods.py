@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from registration.refinement import RefinementOptions
     from registration.registrar import Registrar
 
+    Networks = Callable[[], tuple[Recipe, RefinementOptions]]
+
 STAGES = ("AIR", "DIR-1", "DIR-2", "DIR-3")
 """Affine registration, then three deformable ones, coarse to fine."""
 
@@ -62,8 +64,7 @@ def staged_methods(
     options: argparse.Namespace,
     *,
     elastix: ElastixSettings,
-    recipe: Recipe | None = None,
-    refinement: RefinementOptions | None = None,
+    networks: Networks,
 ) -> list[Method]:
     """Methods of a table in the order asked for.
 
@@ -74,8 +75,8 @@ def staged_methods(
         names: Of `METHODS`.
         options: Command line.
         elastix: Settings of the row of that name.
-        recipe: Networks of the rows `network`; needed for these alone.
-        refinement: Steps per pair of `network+refine`.
+        networks: Gives the recipe of the rows `network` and the steps per pair of
+            `network+refine`; called for these alone, as it imports TensorFlow.
     """
     methods = []
     for name in names:
@@ -86,37 +87,35 @@ def staged_methods(
             methods.append(Method(rows, lambda: elastix.registrar(options.threads)))
         elif name == "network":
             for count, stage in enumerate(STAGES, start=1):
-                methods.append(Method((f"{name} {stage}",), _cut_network(recipe, options, count)))
+                methods.append(Method((f"{name} {stage}",), _cut_network(networks, options, count)))
         else:
-            methods.append(Method((name,), _refined_network(recipe, options, refinement)))
+            methods.append(Method((name,), _refined_network(networks, options)))
     return methods
 
 
 def _cut_network(
-    recipe: Recipe | None, options: argparse.Namespace, count: int
+    networks: Networks, options: argparse.Namespace, count: int
 ) -> Callable[[], Registrar]:
     """Builder of the first stages of a network."""
 
     def build() -> Registrar:
-        return first_stages(_network(recipe, options, None), count)
+        from trained_registrars import trained_registrar
+
+        return first_stages(trained_registrar(networks()[0], options), count)
 
     return build
 
 
-def _refined_network(
-    recipe: Recipe | None, options: argparse.Namespace, refinement: RefinementOptions | None
-) -> Callable[[], Registrar]:
-    return lambda: _network(recipe, options, refinement)
+def _refined_network(networks: Networks, options: argparse.Namespace) -> Callable[[], Registrar]:
+    """Builder of all stages, refined on every pair."""
 
+    def build() -> Registrar:
+        from trained_registrars import trained_registrar
 
-def _network(
-    recipe: Recipe | None, options: argparse.Namespace, refinement: RefinementOptions | None
-) -> NetworkRegistrar:
-    from trained_registrars import trained_registrar
+        recipe, refinement = networks()
+        return trained_registrar(recipe, options, refinement=refinement)
 
-    if recipe is None:
-        raise ValueError("networks need a recipe. Received: none")
-    return trained_registrar(recipe, options, refinement=refinement)
+    return build
 
 
 def first_stages(registrar: NetworkRegistrar, count: int) -> NetworkRegistrar:
