@@ -42,6 +42,7 @@ def displacements(transform, points):
     return np.array([transform.TransformPoint(p) for p in points.tolist()]) - points
 
 
+@pytest.mark.slow  # ITK loads its libraries at first use
 @needs_elastix
 @pytest.mark.parametrize(
     ("grid", "shift", "spacing"),
@@ -62,6 +63,7 @@ def test_points_travel_with_a_known_shift_after_every_stage(grid, shift, spacing
     assert 0.0 < found.seconds[0] < found.seconds[1]
 
 
+@pytest.mark.slow  # ITK loads its libraries at first use
 @needs_elastix
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ITK's own types, on first use
 def test_the_transform_is_the_one_elastix_itself_applies():
@@ -88,6 +90,7 @@ def test_the_transform_is_the_one_elastix_itself_applies():
     np.testing.assert_allclose(ours, field, atol=1e-3)
 
 
+@pytest.mark.slow  # ITK loads its libraries at first use
 @needs_elastix
 def test_the_seed_decides_and_the_files_are_exact(tmp_path):
     fixed, moving = blobs(OBLIQUE, (0.0, 0.0)), blobs(OBLIQUE, (3.0, -2.0))
@@ -102,6 +105,7 @@ def test_the_seed_decides_and_the_files_are_exact(tmp_path):
     np.testing.assert_allclose(read.GetParameters(), one.GetParameters(), rtol=1e-12)
 
 
+@pytest.mark.slow  # ITK loads its libraries at first use
 @needs_elastix
 def test_a_mask_decides_which_of_two_motions_is_found():
     fixed = sitk.GetArrayFromImage(blobs(OBLIQUE, (0.0, 0.0)))
