@@ -83,6 +83,11 @@ def scorers_of(model: Model, methods: Sequence[str]) -> dict[str, Scorer]:
     scorers = {}
     for method in methods:
         if method == "plain":
+            if not (PLAIN / "plain.json").exists():
+                raise SystemExit(
+                    "the plain network has no weights here: train it by `calcium-score train "
+                    "scoring --network plain`, or leave it out with --methods additive"
+                )
             settings = json.loads((PLAIN / "plain.json").read_text(encoding="utf-8"))
             weights = PLAIN / "plain.weights.h5"
             scorers[method] = Scorer.from_settings(model.heart, settings, weights)
