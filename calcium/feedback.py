@@ -7,14 +7,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from calcium.counting_rule import CountingRule
 from calcium.density import label_voxels
 from calcium.lesions import LESION_CONNECTIVITY
 
 Decision = Literal["voxel", "slice", "lesion"]
 """What is decided at once: each voxel's share, in-plane components, or 3-D lesions."""
-
-COUNTS_ABOVE = 0.5
-"""Mean attention above which a whole component counts."""
 
 
 def decide(
@@ -23,6 +21,7 @@ def decide(
     flat_index: NDArray[np.int64],
     shape: tuple[int, ...],
     decision: Decision,
+    rule: CountingRule | None = None,
 ) -> NDArray[np.float64]:
     """What each candidate voxel adds to the score.
 
@@ -33,6 +32,7 @@ def decide(
         shape: Shape of the volume, `(z, y, x)`.
         decision: `"voxel"` weighs each voxel by its attention; `"slice"` and `"lesion"`
             take or leave whole components by their mean attention, weighted by density.
+        rule: Mean attention that a component must exceed; one half by default.
 
     Returns:
         Contributions, shape `(n,)`; their sum is the score.
@@ -48,4 +48,5 @@ def decide(
     label = label_voxels(flat_index, shape, connectivity)
     weight = np.bincount(label, density)
     mean = np.bincount(label, attention * density) / np.maximum(weight, 1e-12)
-    return np.asarray(density * (mean > COUNTS_ABOVE)[label], dtype=np.float64)
+    needed = (rule or CountingRule()).needed_attention(weight)
+    return np.asarray(density * (mean > needed)[label], dtype=np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from calcium.counting_rule import CountingRule
 from calcium.density import Candidates, find_candidates
 from calcium.feedback import Decision, decide
 from calcium.heart_field import LATTICE_SIZE, HeartField
@@ -69,6 +70,7 @@ class Scorer:
         heart: Heart in the atlas.
         preset: Definition of the score.
         decision: What is counted or left at once (additive network only).
+        rule: Attention that is needed to count; one half by default.
 
     Source:
         Additive direct scoring is own; the plain network follows de Vos et al., IEEE TMI
@@ -82,11 +84,13 @@ class Scorer:
         *,
         preset: str | Preset = DEFAULT_PRESET,
         decision: Decision = "lesion",
+        rule: CountingRule | None = None,
     ) -> None:
         self.predictor = predictor
         self.heart = heart
         self.preset = to_preset(preset)
         self.decision: Decision = decision
+        self.rule = rule or CountingRule()
 
     @classmethod
     def from_settings(
@@ -102,8 +106,9 @@ class Scorer:
         Args:
             heart: The heart in the atlas.
             settings: `network` (`"additive"` or `"plain"`), `widths`, and, where they
-                differ from the defaults, `decision`, `preset`, and `heart` (`center_mm`
-                and `radii_mm`) if the network was trained with an ellipsoid of its own.
+                differ from the defaults, `decision`, `preset`, `counting` (see `CountingRule`),
+                and `heart` (`center_mm` and `radii_mm`) if the network was trained with an
+                ellipsoid of its own.
             weights: `.weights.h5` file, already verified.
             preset: Definition of the score; `None` for that of the settings.
 
@@ -116,11 +121,14 @@ class Scorer:
             Ellipsoid.from_dict(settings["heart"]) if "heart" in settings else heart,
             preset=preset or settings.get("preset", DEFAULT_PRESET),
             decision=settings.get("decision", "lesion"),
+            rule=CountingRule.from_dict(settings["counting"]) if "counting" in settings else None,
         )
 
     def with_preset(self, preset: str | Preset) -> Scorer:
         """The same scorer under another definition of the score; the network is shared."""
-        return Scorer(self.predictor, self.heart, preset=preset, decision=self.decision)
+        return Scorer(
+            self.predictor, self.heart, preset=preset, decision=self.decision, rule=self.rule
+        )
 
     def score(self, image: sitk.Image, atlas_to_scan: sitk.Transform) -> ScanScore:
         """Score one scan.
@@ -185,6 +193,7 @@ class Scorer:
                 candidates.flat_index,
                 candidates.shape,
                 self.decision,
+                self.rule,
             )
         return value.astype(np.float32).astype(np.float64)
 

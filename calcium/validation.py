@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calcium.agreement import confusion_matrix, linear_weighted_kappa, risk_categories
+from calcium.counting_rule import CountingRule, fit_counting_rule
+from calcium.density import label_voxels
 from calcium.feedback import Decision, decide
 from calcium.heart_field import LATTICE_SIZE
+from calcium.lesions import LESION_CONNECTIVITY
 from calcium.networks.slice_inputs import INPUT_CHANNELS
 from calcium.training_data import LatticeScan
 
@@ -62,15 +65,42 @@ def lattice_attention(
 
 
 def additive_outcome(
-    scan: LatticeScan, attention: NDArray[np.float32], decision: Decision
+    scan: LatticeScan,
+    attention: NDArray[np.float32],
+    decision: Decision,
+    rule: CountingRule | None = None,
 ) -> ScanOutcome:
     """Outcome of a scan under a decision rule."""
-    shape = (len(scan.hu), LATTICE_SIZE, LATTICE_SIZE)
-    flat = np.ravel_multi_index(tuple(scan.points.T.astype(np.int64)), shape).astype(np.int64)
-    value = decide(attention, scan.density, flat, shape, decision)
+    flat, shape = _flat_points(scan)
+    value = decide(attention, scan.density, flat, shape, decision, rule)
     share = value / np.maximum(scan.density, 1e-12)
     found = float((share * scan.coronary).sum())
     return ScanOutcome(scan.name, scan.group, scan.agatston, float(value.sum()), found)
+
+
+def counting_rule_of(
+    scans: Sequence[LatticeScan], attention: Sequence[NDArray[np.float32]]
+) -> CountingRule:
+    """Rule fitted to the lesions of scans that took no part in training.
+
+    Args:
+        scans: At least one.
+        attention: Attention at the points of each, from `lattice_attention`.
+    """
+    parts = []
+    for scan, values in zip(scans, attention, strict=True):
+        label = label_voxels(*_flat_points(scan), LESION_CONNECTIVITY)
+        parts.append([np.bincount(label, scan.density * v) for v in (1.0, values)])
+        parts[-1].append(np.bincount(label, scan.coronary))
+    possible, attended, coronary = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return fit_counting_rule(possible, attended / possible, coronary > 0.5 * possible)
+
+
+def _flat_points(scan: LatticeScan) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+    """Points of a scan in the flattened lattice volume, and that volume's shape."""
+    shape = (len(scan.hu), LATTICE_SIZE, LATTICE_SIZE)
+    flat = np.ravel_multi_index(tuple(scan.points.T.astype(np.int64)), shape)
+    return flat.astype(np.int64), shape
 
 
 def regressed_outcome(predict: Predict, scan: LatticeScan, *, batch_size: int = 8) -> ScanOutcome:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calcium.counting_rule import CountingRule
 from calcium.networks.slice_inputs import INPUT_CHANNELS
 from calcium.training_data import LatticeScan
 from pipelines.scoring_scans import (
@@ -72,13 +73,26 @@ class ScoringRecipe:
         return " ".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """How a network does on scans that it was not trained on.
+
+    Args:
+        metrics: Agreement by name, empty without scans.
+        rule: Attention that lesions need to count, fitted to these scans.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    rule: CountingRule = field(default_factory=CountingRule)
+
+
 def train_scoring(
     scans: Sequence[LatticeScan],
     recipe: ScoringRecipe,
     folder: Path,
     *,
     validation: Sequence[LatticeScan] = (),
-) -> tuple[Path, dict[str, float]]:
+) -> tuple[Path, Validation]:
     """Train one scoring network, or go on where a killed training stopped.
 
     Args:
@@ -88,7 +102,7 @@ def train_scoring(
         validation: Further scans that the best step is chosen by.
 
     Returns:
-        Path of the weights, and the agreement on held-out scans (empty without any).
+        Path of the weights, and how they do on held-out scans.
     """
     import keras
 
@@ -114,7 +128,7 @@ def train_scoring(
     held_out = [s for s in scans if s.group in recipe.hold_out] + list(validation)
 
     def evaluate(trained: Any, step: int) -> dict[str, float]:
-        found = validate(trained, held_out, recipe.network)
+        found = dict(validate(trained, held_out, recipe.network).metrics)
         LOGGER.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})
         return found
 
@@ -127,20 +141,23 @@ def train_scoring(
         evaluate=evaluate if held_out else None,
         best_by="log_error",
     )
-    return weights, validate(network, held_out, recipe.network) if held_out else {}
+    return weights, validate(network, held_out, recipe.network)
 
 
-def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> dict[str, float]:
-    """Agreement of a network on held-out lattice scans."""
+def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> Validation:
+    """Fit the counting rule of a network to held-out scans and measure the agreement."""
     import tensorflow as tf
 
     from calcium.validation import (
         additive_outcome,
+        counting_rule_of,
         lattice_attention,
         regressed_outcome,
         summary,
     )
 
+    if not scans:
+        return Validation()
     signature = [tf.TensorSpec((None, None, None, INPUT_CHANNELS), tf.float32)]
     traced = tf.function(lambda x: network(x, training=False), input_signature=signature)
 
@@ -148,15 +165,21 @@ def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> dict[str,
         return traced(tf.constant(inputs)).numpy()
 
     if name == "plain":
-        return summary([regressed_outcome(predict, scan) for scan in scans])
-    return summary([additive_outcome(s, lattice_attention(predict, s), "lesion") for s in scans])
+        return Validation(summary([regressed_outcome(predict, scan) for scan in scans]))
+    seen = [lattice_attention(predict, scan) for scan in scans]
+    rule = counting_rule_of(scans, seen)
+    outcomes = [
+        additive_outcome(scan, attention, "lesion", rule)
+        for scan, attention in zip(scans, seen, strict=True)
+    ]
+    return Validation(summary(outcomes), rule)
 
 
 def model_sections(
     recipe: ScoringRecipe,
     heart: Ellipsoid,
     scans: Sequence[str],
-    validation: Mapping[str, float],
+    validation: Validation,
 ) -> dict[str, Any]:
     """The sections of `model.json` that a scoring training sets.
 
@@ -164,13 +187,14 @@ def model_sections(
         recipe: What was trained.
         heart: Ellipsoid that the network was trained with.
         scans: Names of the backgrounds.
-        validation: Agreement on held-out scans.
+        validation: Agreement on held-out scans, and the rule fitted to them.
     """
     return {
         "scoring": {
             "network": recipe.network,
             "widths": list(recipe.widths),
             "decision": "lesion",
+            "counting": validation.rule.to_dict(),
             "preset": "agatston-1990",
             "heart": {"center_mm": list(heart.center_mm), "radii_mm": list(heart.radii_mm)},
         },
@@ -188,7 +212,7 @@ def model_sections(
                 },
                 "scans": list(scans),
                 "held_out": list(recipe.hold_out),
-                "metrics": {k: round(v, 4) for k, v in validation.items()},
+                "metrics": {k: round(v, 4) for k, v in validation.metrics.items()},
             }
         },
     }
@@ -234,8 +258,8 @@ def train_model(
     )
     made = list(cached_scans(tasks + judges, workers=recipe.workers))
     scans, validation = made[: len(tasks)], made[len(tasks) :]
-    weights, metrics = train_scoring(scans, recipe, work / recipe.network, validation=validation)
+    weights, found = train_scoring(scans, recipe, work / recipe.network, validation=validation)
     shutil.copyfile(weights, model / SCORING_WEIGHTS_NAME)
     names = sorted({scan.group for scan in scans if not scan.group.startswith("phantom")})
-    update_description(model, model_sections(recipe, heart, names, metrics))
-    return metrics
+    update_description(model, model_sections(recipe, heart, names, found))
+    return dict(found.metrics)
