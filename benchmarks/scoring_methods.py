@@ -51,8 +51,13 @@ def common_options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="model folder, by default the shipped one")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--methods", default="additive,plain")
+    parser.add_argument("--methods", default=",".join(available_methods()))
     return parser
+
+
+def available_methods() -> tuple[str, ...]:
+    """The methods that there are weights for."""
+    return ("additive", "plain") if (PLAIN / "plain.json").exists() else ("additive",)
 
 
 def run_benchmark(name: str, cases: Iterable[Case], options: argparse.Namespace) -> None:
@@ -83,7 +88,7 @@ def scorers_of(model: Model, methods: Sequence[str]) -> dict[str, Scorer]:
     scorers = {}
     for method in methods:
         if method == "plain":
-            if not (PLAIN / "plain.json").exists():
+            if method not in available_methods():
                 raise SystemExit(
                     "the plain network has no weights here: train it by `calcium-score train "
                     "scoring --network plain`, or leave it out with --methods additive"

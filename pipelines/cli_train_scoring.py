@@ -75,7 +75,7 @@ def command(
     recipe = ScoringRecipe(
         network=network,
         widths=(12, 24, 40, 56) if network == "additive" else (12, 16, 24, 32, 48),
-        learning_rate=2e-3 if network == "additive" else 1e-3,  # regression drifts at a higher one
+        learning_rate=2e-3 if network == "additive" else 1e-3,  # see `slice_regression`
         simulated=simulated,
         phantoms=phantoms,
         validation_phantoms=validation_phantoms,

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 120.0
 
 KEPT_BYTES = 2**30
 """Freed memory that a worker keeps for the next scan [bytes]: handing large arrays back to the
-system after every use, Dask's default, costs a third of the time."""
+system after every use is Dask's default, and slow."""
 
 IN_FLIGHT_PER_WORKER = 2
 """Scans handed to a cluster per worker: one to score, one to follow at once."""

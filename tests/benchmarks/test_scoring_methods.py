@@ -1,6 +1,7 @@
 import pytest
 
-from benchmarks.scoring_methods import agreement
+import benchmarks.scoring_methods
+from benchmarks.scoring_methods import agreement, available_methods
 
 
 def row(kind, truth, score):
@@ -26,3 +27,10 @@ def test_agreement_by_hand():
     # truth 0,0,2,4; score 0,1,2,4: all 16 pairs differ by 0,1,2,4 | 0,1,2,4 | 2,1,0,2 | 4,3,2,0
     expected = 1.0 - (1.0 / 4.0) / ((7 + 7 + 5 + 9) / 16.0)
     assert both["linear kappa"] == pytest.approx(expected)
+
+
+def test_methods_without_weights_are_not_asked_for_by_default(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks.scoring_methods, "PLAIN", tmp_path)
+    assert available_methods() == ("additive",)
+    (tmp_path / "plain.json").write_text("{}")
+    assert available_methods() == ("additive", "plain")
