@@ -35,7 +35,7 @@ def write_headers(folder: Path, **attributes: object) -> tuple[str, ...]:
         ds.SOPClassUID = CTImageStorage
         ds.SOPInstanceUID = generate_uid(entropy_srcs=[f"image {k}"])
         ds.SeriesInstanceUID, ds.StudyInstanceUID = series, STUDY_UID
-        ds.PatientName, ds.PatientID, ds.PatientSex = PATIENT, "4711", "F"
+        ds.PatientName, ds.PatientID, ds.PatientSex = PATIENT, "MRN-4711", "F"
         ds.PatientBirthDate, ds.StudyDate, ds.StudyTime = "19500102", "20240304", "101112"
         ds.StudyID, ds.AccessionNumber, ds.ReferringPhysicianName = "S1", "A815", "House^Greg"
         ds.Modality = "CT"
@@ -145,7 +145,7 @@ def test_pseudonym_leads_nowhere(tmp_path: Path) -> None:
     out = write(tmp_path)
     for path in (out / "sr.dcm", *(out / "sc").iterdir()):
         content = path.read_bytes()
-        for secret in ("Miller", "4711", "19500102", "20240304", "A815", "House", STUDY_UID):
+        for secret in ("Miller", "MRN-4711", "19500102", "20240304", "A815", "House", STUDY_UID):
             assert secret.encode() not in content
         ds = pydicom.dcmread(path)
         assert ds.PatientID == "abc123def456"
@@ -158,7 +158,7 @@ def test_identifiers_are_kept_when_asked_for(tmp_path: Path) -> None:
     for path in (out / "sr.dcm", out / "sc" / "0001.dcm"):
         ds = pydicom.dcmread(path)
         assert ds.PatientName == PATIENT
-        assert ds.PatientID == "4711"
+        assert ds.PatientID == "MRN-4711"
         assert ds.StudyInstanceUID == STUDY_UID
         assert ds.StudyDate == "20240304"
         assert "PatientIdentityRemoved" not in ds
