@@ -23,7 +23,7 @@ VARIANTS = {
 def randomize(network: keras.Model, seed: int = 0, scale: float = 1.0) -> None:
     """Give every weight a value, the zero-initialized output among them."""
     rng = np.random.default_rng(seed)
-    for weight in network.weights:
+    for weight in network.trainable_weights:
         fan_in = max(int(np.prod(weight.shape[:-1])), 1)
         weight.assign(scale * rng.normal(0.0, fan_in**-0.5, weight.shape))
 
@@ -50,6 +50,27 @@ def test_every_variant_starts_at_the_identity_and_has_a_gradient(changes):
     assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in gradients)
 
 
+def test_features_have_unit_spread_where_they_are_normalized():
+    config = DeformableConfig(downsamplings=(3, 3), kernels=(4, 6, 8), hidden_layers=1)
+    network = deformable_network(config)
+    names = [layer.name for layer in network.layers if layer.name.startswith("normalization")]
+    assert names == [f"normalization_{n}" for n in ("pair", "1", "2", "3", "hidden_1")]
+    seen = keras.Model(network.inputs, [network.get_layer(name).output for name in names])
+    fixed, moving = (np.random.default_rng(n).uniform(0.4, 0.5, (4, 32, 40, 1)) for n in (0, 1))
+    for features in seen([fixed, moving], training=True):
+        assert np.std(features, axis=(0, 1, 2)) == pytest.approx(1.0, rel=0.05)
+    plain = deformable_network(DeformableConfig(downsamplings=(3, 3), normalization=None))
+    assert not any("normalization" in layer.name for layer in plain.layers)
+
+
+def test_kernels_may_grow_with_every_halving_of_any_axis():
+    network = deformable_network(DeformableConfig(downsamplings=(1, 3, 2), kernels=(4, 6, 8)))
+    assert [network.get_layer(f"convolution_{n}").filters for n in (1, 2, 3)] == [4, 6, 8]
+    assert network.get_layer("hidden_1").filters == 8
+    with pytest.raises(ValueError, match="kernels needs one number, or 3"):
+        DeformableConfig(downsamplings=(1, 3, 2), kernels=(4, 6))
+
+
 def test_whole_images_of_any_size_pass_through_a_patch_network():
     config = DeformableConfig(downsamplings=(1, 3, 2), kernels=4, stem_stride=2)
     network = deformable_network(config)
@@ -73,7 +94,7 @@ def reach(receptive_field: str) -> int:
     """How far, in voxels along one axis, a change of the image moves the first control point."""
     config = DeformableConfig(downsamplings=(2, 2), kernels=3, receptive_field=receptive_field)
     network = deformable_network(config)
-    randomize(network)
+    randomize(network, scale=2.0)
     fixed, moving = pair((16, 160))
     before = ops.convert_to_numpy(network([fixed, moving])["control_points"])[0, 2, 20]
     for distance in range(75, 0, -1):
