@@ -46,6 +46,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Weight of the bending energy in these steps, mm².",
 )
+@click.option(
+    "--control-points",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Distance between the control points of --method elastix, mm.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 def command(
     fixed: Path,
@@ -55,6 +62,7 @@ def command(
     method: str,
     refine: int,
     refine_bending: float,
+    control_points: float,
     threads: int,
 ) -> None:
     """Register MOVING to FIXED, two or three axes, and write what came of it.
@@ -73,7 +81,7 @@ def command(
         raise click.UsageError("--model and --refine belong to --method network.")
     try:
         if model is None:
-            registrar = _elastix(threads)
+            registrar = _elastix(control_points, threads)
         else:
             registrar = _networks(model, refine, refine_bending, threads)
         metrics = register_files(fixed, moving, out, registrar)
@@ -108,8 +116,8 @@ def _networks(model: Path, refine: int, bending: float, threads: int) -> Registr
         raise click.BadParameter(str(error), param_hint="--model") from error
 
 
-def _elastix(threads: int) -> Registrar:
+def _elastix(control_point_spacing_mm: float, threads: int) -> Registrar:
     from registration.baselines import ElastixRegistrar, ElastixStage
 
-    stages = [ElastixStage("affine"), ElastixStage("bspline")]
+    stages = [ElastixStage("affine"), ElastixStage("bspline", control_point_spacing_mm)]
     return ElastixRegistrar(stages, threads=threads)

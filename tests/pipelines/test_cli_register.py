@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,26 @@ def test_register_says_what_a_method_needs(pair: tuple[Path, Path], tmp_path: Pa
     done = invoke("register", *pair, "--out", tmp_path / "out", "--model", tmp_path / "empty")
     assert done.exit_code == 2
     assert "There is no registration.json" in done.output
+
+
+def test_elastix_finds_a_shift_and_its_transform_warps_alike(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    if os.environ.get("CI") != "true":
+        pytest.importorskip("itk", reason="needs itk-elastix, the extra baselines")
+    out = tmp_path / "out"
+    done = invoke("register", *pair, "--out", out, "--method", "elastix")
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["method"] == "elastix"
+    assert metrics["ncc_before"] < 0.9
+    assert metrics["ncc_after"] > 0.98
+    again = tmp_path / "again.nrrd"
+    transform = out / "transform.tfm"
+    done = invoke("warp", pair[1], "--transform", transform, "--reference", pair[0], "--out", again)
+    assert done.exit_code == 0, done.output
+    arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (out / "moved.nrrd", again)]
+    assert np.array_equal(*arrays)
 
 
 @pytest.mark.parametrize("words", [["register"], ["warp"], ["train", "registration"]])
