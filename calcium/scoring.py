@@ -18,6 +18,7 @@ from calcium.heart_field import LATTICE_SIZE, HeartField
 from calcium.lesions import Lesion, group_lesions
 from calcium.networks.predictor import Predictor
 from calcium.networks.slice_inputs import slice_inputs
+from calcium.networks.slice_regression import slice_scores
 from calcium.orientation import Orientation
 from calcium.presets import DEFAULT_PRESET, Preset, to_preset
 from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
@@ -178,8 +179,7 @@ class Scorer:
         if self.predictor.network_name == "plain":
             inputs = np.stack([view.inputs(ENTIRE) for view in views])
             output = self.predictor.predict(inputs, batch_size=BATCH_SLICES)
-            slice_scores = np.maximum(np.expm1(output[:, 0]), 0.0)
-            value = _spread(slice_scores, np.unique(z), z, candidates.density)
+            value = _spread(slice_scores(output), np.unique(z), z, candidates.density)
         else:
             attention = np.empty(len(z))
             lattice = np.zeros((LATTICE_SIZE, LATTICE_SIZE), np.float32)

@@ -32,10 +32,10 @@ CROP_SIZE = 128
 """Lattice points per side of a training crop: 90 mm."""
 
 CORONARY_SHARE = 0.45
-"""Share of crops centered near coronary calcium, where a scan has any."""
+"""Share of crops centered near coronary calcium, where a scan has any, by default."""
 
 ANYWHERE_SHARE = 0.06
-"""Share of crops placed anywhere."""
+"""Share of crops placed anywhere, by default."""
 
 HEART_FADE_UNITS = 0.15
 """Outside the heart ellipsoid, other candidates are drawn less often by e per this many radii."""
@@ -257,6 +257,8 @@ class CropSampler:
         shift_units: Standard deviation of the coordinate jitter, heart units.
         scale_sd: Standard deviation of the coordinate scale jitter.
         hu_shift_sd: Standard deviation of a shift of the shown attenuation, HU.
+        coronary_share: Share of crops near coronary calcium, where a scan has any.
+        anywhere_share: Share of crops placed anywhere; the rest is near other candidates.
 
     Raises:
         ValueError: If there are no scans.
@@ -273,6 +275,8 @@ class CropSampler:
         shift_units: float = 0.13,
         scale_sd: float = 0.1,
         hu_shift_sd: float = 8.0,
+        coronary_share: float = CORONARY_SHARE,
+        anywhere_share: float = ANYWHERE_SHARE,
     ) -> None:
         if not scans:
             raise ValueError("training needs at least one scan. Received: none")
@@ -284,6 +288,8 @@ class CropSampler:
         self.shift_units = shift_units
         self.scale_sd = scale_sd
         self.hu_shift_sd = hu_shift_sd
+        self.coronary_share = coronary_share
+        self.anywhere_share = anywhere_share
         self._tables = [ComponentTable.of(scan) for scan in scans]
 
     def batch(self, step: int) -> Batch:
@@ -312,8 +318,8 @@ class CropSampler:
         scan, table = self.scans[which], self._tables[which]
         room = LATTICE_SIZE - self.crop_size
         mode = rng.random()
-        chosen = table.draw(rng, coronary=True) if mode < CORONARY_SHARE else None
-        if chosen is None and mode < 1.0 - ANYWHERE_SHARE:
+        chosen = table.draw(rng, coronary=True) if mode < self.coronary_share else None
+        if chosen is None and mode < 1.0 - self.anywhere_share:
             chosen = table.draw(rng, coronary=False)
         if chosen is None:
             row, col = rng.integers(0, room + 1, 2)

@@ -15,6 +15,7 @@ from calcium.feedback import Decision, decide
 from calcium.heart_field import LATTICE_SIZE
 from calcium.lesions import LESION_CONNECTIVITY
 from calcium.networks.slice_inputs import INPUT_CHANNELS
+from calcium.networks.slice_regression import slice_scores
 from calcium.training_data import LatticeScan
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -110,7 +111,7 @@ def regressed_outcome(predict: Predict, scan: LatticeScan, *, batch_size: int = 
     for start in range(0, len(numbers), batch_size):
         chosen = numbers[start : start + batch_size]
         inputs = np.stack([scan.crop(int(n), (0, 0), LATTICE_SIZE)[0] for n in chosen])
-        total += float(np.maximum(np.expm1(predict(inputs)[:, 0]), 0.0).sum())
+        total += float(slice_scores(predict(inputs)).sum())
     return ScanOutcome(scan.name, scan.group, scan.agatston, total, float("nan"))
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from calcium.networks.predictor import Predictor, build_network
 from calcium.networks.slice_inputs import INPUT_CHANNELS, slice_inputs
+from calcium.networks.slice_regression import slice_scores
 
 
 def test_bilinear_doubling_matches_keras_where_the_size_is_known():
@@ -30,6 +31,12 @@ def test_plain_network_gives_one_unbounded_number_per_slice():
     predictor = Predictor("plain", (4, 6, 8))
     inputs = np.random.default_rng(2).normal(size=(5, 64, 64, INPUT_CHANNELS))
     assert predictor.predict(inputs.astype(np.float32), batch_size=2).shape == (5, 1)
+
+
+def test_slices_with_less_than_the_smallest_lesion_score_zero():
+    output = np.log1p(np.array([[0.0], [0.9], [1.1], [250.0]]))
+    output[0] = -2.0
+    assert slice_scores(output) == pytest.approx([0.0, 0.0, 1.1, 250.0])
 
 
 def test_every_lattice_point_of_the_attention_can_be_reached():

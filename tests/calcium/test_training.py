@@ -73,6 +73,16 @@ def test_batches_depend_on_seed_and_step_alone():
     assert not np.array_equal(sampler.batch(7).inputs, sampler.batch(8).inputs)
 
 
+def test_whole_slices_can_be_drawn_as_often_as_they_occur():
+    scan = lattice_scan(labeled(), HEART)
+    shares = {"coronary_share": 0.0, "anywhere_share": 1.0}
+    sampler = CropSampler([scan], seed=3, crop_size=256, block_sizes=(256,), **shares)
+    scores = np.concatenate([sampler.batch(step).scores[0].ravel() for step in range(20)])
+    with_calcium = np.unique(scan.points[scan.coronary > 0][:, 0]).size / len(scan.hu)
+    assert 0 < with_calcium < 1
+    assert (scores > 0).mean() == pytest.approx(with_calcium, abs=0.1)
+
+
 def test_block_scores_add_up_to_the_crop_score():
     batch = CropSampler([lattice_scan(labeled(), HEART)], seed=1, batch_size=4).batch(0)
     whole, blocks = batch.scores
