@@ -8,7 +8,7 @@ OUT ?= benchmark-output
 
 setup: $(VENV)/.ready-dev
 demo: $(VENV)/.ready ; $(VENV)/bin/calcium-score demo --out demo-output
-test: $(VENV)/.ready-dev ; $(VENV)/bin/python -m pytest
+test: $(VENV)/.ready-dev ; $(VENV)/bin/python -X faulthandler -m pytest
 lint: $(VENV)/.ready-dev ; $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell
 types: $(VENV)/.ready-dev ; $(VENV)/bin/mypy
 bench: $(VENV)/.ready-dev ; $(VENV)/bin/python benchmarks/$(BENCHMARK).py --out $(OUT) $(ARGS)

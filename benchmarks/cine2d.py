@@ -31,14 +31,14 @@ NETWORKS = (
     "dirnet-tps",
     "dirnet-overlapping",
     "dirnet-full",
-    "dirnet-fast",
+    "dirnet-small",
 )
-"""DIRNet, its variants of the published table, and an own one with less work at full resolution."""
+"""DIRNet, its variants of the published table, and one as small as the talk's."""
 
 REFINED = "+refine"
 """Ending of a network's name that adds optimizer steps per pair."""
 
-METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{REFINED}", f"dirnet-fast{REFINED}")
+METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{REFINED}")
 
 COLUMNS = {
     "dice_lv": "Dice",

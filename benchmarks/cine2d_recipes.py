@@ -26,7 +26,8 @@ from registration.training import TrainingOptions
 VALIDATION = ("SC-HF-I-40", "SC-HF-NI-36", "SC-HYP-40", "SC-N-40")
 """Patients of part 1 that choose the best step: the last of every group."""
 
-BASELINE = DeformableConfig(downsamplings=(4, 4), kernels=16)
+BASELINE = DeformableConfig(downsamplings=(4, 4), kernels=(8, 16, 32, 64), convolutions=2)
+"""Few kernels where the image is large: most of the work is there, and little of what is learnt."""
 
 PICTURE_SHAPE = (256, 256)
 """Pixels of Sunnybrook's pictures; a thin plate spline must know them."""
@@ -41,10 +42,10 @@ VARIANTS = {
     ),
     "dirnet-overlapping": RegistrationConfig((replace(BASELINE, receptive_field="overlapping"),)),
     "dirnet-full": RegistrationConfig((replace(BASELINE, receptive_field="full"),)),
-    "dirnet-fast": RegistrationConfig((replace(BASELINE, downsampling="strided", convolutions=2),)),
+    "dirnet-small": RegistrationConfig((replace(BASELINE, kernels=16, convolutions=0),)),
 }
-"""Layouts by the name of the method. The last one is own: strides in place of pooling save the
-work at full resolution, and two more convolutions at the control points widen what each sees."""
+"""Layouts by the name of the method. The last one has 16 kernels everywhere, and nothing but 1x1
+convolutions at the control points."""
 
 LEAST_PHASES_APART = 5
 """Of 20: frames of the DICOM patients nearer in the cycle hardly differ."""
@@ -54,10 +55,9 @@ AUGMENTATION = Augmentation(
     scale=0.2,
     translation=0.08,
     flip_axes=(1,),
-    elastic_vox=8.0,
-    moving_elastic_vox=4.0,
-    gamma=0.3,
-    noise=0.03,
+    elastic_vox=6.0,
+    gamma=0.2,
+    noise=0.01,
 )
 """Strong, as there are only some hundred slices; both frames of a pair move alike."""
 

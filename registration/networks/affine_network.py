@@ -33,6 +33,7 @@ class AffineNetwork(keras.Model):
         head: `"flatten"`, `"average"` or `"moments"`, what turns feature maps into a vector.
         center_mm: Center of the transforms, mm; its length sets the dimension.
         bounds: Further arguments of `AffineFromParameters`, by name.
+        normalized: Whether images, pooled features and what the head gives are normalized by batch.
         **kwargs: Passed to `keras.Model`.
 
     Call arguments:
@@ -60,6 +61,7 @@ class AffineNetwork(keras.Model):
         head: str = "flatten",
         center_mm: Sequence[float] = (0.0, 0.0, 0.0),
         bounds: dict[str, float] | None = None,
+        normalized: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -71,6 +73,7 @@ class AffineNetwork(keras.Model):
         self.head = head
         self.center_mm = tuple(float(v) for v in center_mm)
         self.bounds = dict(bounds or {})
+        self.normalized = bool(normalized)
         self.transform = AffineFromParameters(self.center_mm, name="transform", **self.bounds)
         self.encoder_layers = self._encoder_layers(len(self.center_mm))
         self.regressor_layers = [
@@ -94,30 +97,43 @@ class AffineNetwork(keras.Model):
             library.GlobalAveragePooling3D if dimension == 3 else library.GlobalAveragePooling2D
         )
         layers: list[keras.layers.Layer] = []
+        if self.normalized:
+            layers.append(self._normalization())
         for number, kernels in enumerate(self.filters):
             if number:
                 # TensorFlow has no half-precision 3-D pooling on CPUs.
                 layers.append(pooling(2, dtype="float32"))
+                if self.normalized:
+                    layers.append(self._normalization())
             layers.append(
                 convolution(kernels, 3, padding="same", activation="elu", dtype=self.dtype_policy)
             )
         heads = {"flatten": library.Flatten, "average": average, "moments": SpatialMoments}
         layers.append(heads[self.head](dtype="float32"))
+        if self.normalized:
+            layers.append(self._normalization())
         return layers
 
-    def call(self, inputs: Any) -> Any:
+    @staticmethod
+    def _normalization() -> keras.layers.Layer:
+        return keras.layers.BatchNormalization(momentum=0.95, epsilon=1e-5, dtype="float32")
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.twin:
-            fixed, moving = inputs
-            features = ops.concatenate([self._encode(fixed), self._encode(moving)], axis=-1)
+            parts = [self._encode(image, training) for image in inputs]
+            features = ops.concatenate(parts, axis=-1)
         else:
-            features = self._encode(inputs)
+            features = self._encode(inputs, training)
         for layer in self.regressor_layers:
             features = layer(features)
         return self.transform(features)
 
-    def _encode(self, images: Any) -> Any:
+    def _encode(self, images: Any, training: bool | None) -> Any:
         for layer in self.encoder_layers:
-            images = layer(images)
+            if isinstance(layer, keras.layers.BatchNormalization):
+                images = layer(images, training=training)
+            else:
+                images = layer(images)
         return images
 
     def build(self, input_shape: Any) -> None:
@@ -148,4 +164,5 @@ class AffineNetwork(keras.Model):
             "head": self.head,
             "center_mm": self.center_mm,
             "bounds": self.bounds,
+            "normalized": self.normalized,
         }

@@ -33,6 +33,7 @@ class AffineConfig:
         max_rotation_rad: Bound of each rotation, radians.
         max_scale: Bound of each scaling; its inverse is the other one.
         max_shear: Bound of each shear, without unit.
+        normalization: As in `DeformableConfig`.
     """
 
     dimension: int = 3
@@ -45,9 +46,15 @@ class AffineConfig:
     max_rotation_rad: float = 0.6
     max_scale: float = 2.0
     max_shear: float = 0.3
+    normalization: Literal["batch"] | None = "batch"
 
     def __post_init__(self) -> None:
-        choices = {"fusion": ("twin", "pair"), "head": ("average", "moments"), "dimension": (2, 3)}
+        choices: dict[str, tuple[object, ...]] = {
+            "fusion": ("twin", "pair"),
+            "head": ("average", "moments"),
+            "dimension": (2, 3),
+            "normalization": ("batch", None),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -92,6 +99,7 @@ def affine_stage(config: AffineConfig, *, spacing: tuple[float, ...]) -> keras.M
             "max_log_scale": math.log(config.max_scale),
             "max_shear": config.max_shear,
         },
+        normalized=config.normalization == "batch",
         name="air",
     )
     pair = [fixed, moving] if network.twin else layers.Concatenate(name="pair")([fixed, moving])

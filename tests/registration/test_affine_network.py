@@ -13,9 +13,10 @@ def images(batch=2, shape=(6, 8, 4), channels=2, seed=0):
     return rng.normal(size=(batch, *shape, channels)).astype("float32")
 
 
-@pytest.mark.parametrize("head", ["flatten", "average"])
-def test_starts_at_the_identity(head):
-    network = AffineNetwork(head=head, **SMALL)
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("head", ["flatten", "average", "moments"])
+def test_starts_at_the_identity(head, normalized):
+    network = AffineNetwork(head=head, normalized=normalized, **SMALL)
     np.testing.assert_allclose(network(images()), np.tile(np.eye(4), (2, 1, 1)), atol=1e-6)
 
 
@@ -35,6 +36,23 @@ def test_twin_shares_its_encoder():
     assert (
         twin.regressor_layers[0].kernel.shape[0] == 2 * single.regressor_layers[0].kernel.shape[0]
     )
+
+
+def test_normalized_twin_forgets_brightness_once_it_has_seen_a_batch():
+    network = AffineNetwork(twin=True, head="moments", normalized=True, **SMALL)
+    pair = images(), images(seed=1)
+    network(pair)
+    rng = np.random.default_rng(3)
+    for weight in network.trainable_weights:
+        weight.assign(rng.normal(0.0, 0.5, weight.shape))
+    bright = tuple(100.0 + 20.0 * image for image in pair)
+    np.testing.assert_allclose(
+        network(bright, training=True), network(pair, training=True), atol=1e-3
+    )
+    before = np.asarray(network(pair))
+    for _ in range(60):
+        network(bright, training=True)
+    assert np.abs(np.asarray(network(pair)) - before).max() > 1e-3
 
 
 def test_two_dimensional_network_gives_matrices_of_three():
