@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,7 +216,10 @@ def model_sections(
                 },
                 "scans": list(scans),
                 "held_out": list(recipe.hold_out),
-                "metrics": {k: round(v, 4) for k, v in validation.metrics.items()},
+                # what the plain network counted is not known, and JSON has no such number
+                "metrics": {
+                    k: round(v, 4) for k, v in validation.metrics.items() if math.isfinite(v)
+                },
             }
         },
     }

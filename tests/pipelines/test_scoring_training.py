@@ -10,7 +10,9 @@ HEART = Ellipsoid((0.0, 0.0, 0.0), (40.0, 38.0, 30.0))
 
 
 def test_sections_hold_what_the_scorer_needs_and_how_it_was_trained():
-    sections = model_sections(ScoringRecipe(seed=7), HEART, ["a"], Validation({"kappa": 0.98765}))
+    sections = model_sections(
+        ScoringRecipe(seed=7), HEART, ["a"], Validation({"kappa": 0.98765, "found": float("nan")})
+    )
     assert sections["scoring"]["network"] == "additive"
     assert sections["scoring"]["widths"] == [12, 24, 40, 56]
     assert sections["scoring"]["heart"]["radii_mm"] == [40.0, 38.0, 30.0]
