@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import platform
 import time
 from collections import Counter
@@ -20,33 +19,23 @@ from typing import Protocol
 
 from pipelines.index import index_html
 from pipelines.journal import JOURNAL_NAME, Journal, journal_key
+from pipelines.output_lock import locked
 from pipelines.results import STATUSES, ScanResult, json_text, printable, table_text
-from pipelines.scan_folder import (
-    RESULT_NAME,
-    SCANS_FOLDER,
-    remove_own_files,
-    remove_parts,
-    scan_folder,
-    write_atomically,
-)
-from pipelines.version import program_version
+from pipelines.scan_folder import RESULT_NAME, SCANS_FOLDER, remove_own_files, scan_folder
+from pipelines.version import package_versions, program_version
 from pipelines.workers import Work
+from registration.atomic_files import remove_parts, write_atomically
 
 TABLE_NAME = "scores.csv"
 SUMMARY_NAME = "run.json"
 INDEX_NAME = "index.html"
 LOG_NAME = "run.log"
-LOCK_NAME = ".lock"
 
 HASH_DIGITS_IN_NAME = 8
 """Digits of the content hash that tell two series of one pseudonym apart."""
 
 LOGGER = logging.getLogger("calcium_score")
 """What goes to `run.log`: pseudonyms, statuses, tracebacks; never a header's value."""
-
-
-class OutputInUseError(RuntimeError):
-    """Another run is writing to the same folder."""
 
 
 class Candidate(Protocol):
@@ -194,7 +183,7 @@ class Batch:
         self._n_series = len(candidates)
         out = self.settings.out
         (out / SCANS_FOLDER).mkdir(parents=True, exist_ok=True)
-        with _locked(out), _logging_to(out / LOG_NAME):
+        with locked(out), _logging_to(out / LOG_NAME):
             journal = self._open_journal()
             LOGGER.info("run of %d series with %s", len(candidates), self.settings.model.label)
             for task, outcome in self._outcomes(self._tasks(candidates, journal)):
@@ -276,7 +265,7 @@ class Batch:
             "command": [printable(word) for word in settings.command],
             "program": f"calcium-score {program_version()}",
             "python": platform.python_version(),
-            "packages": _package_versions(),
+            "packages": package_versions(),
             "model": {
                 "name": settings.model.name,
                 "version": settings.model.version,
@@ -295,17 +284,6 @@ class Batch:
         write_atomically(out / TABLE_NAME, table_text(summary.results))
         write_atomically(out / INDEX_NAME, index_html(summary.results, facts))
         write_atomically(out / SUMMARY_NAME, json_text(facts))
-
-
-def _package_versions() -> dict[str, str]:
-    from importlib import metadata
-
-    names = ("numpy", "scipy", "SimpleITK", "pydicom", "keras", "tensorflow_cpu", "tensorflow")
-    versions = {}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
 
 
 def _log(outcome: Outcome) -> None:
@@ -330,24 +308,3 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
         LOGGER.setLevel(before[0])
         LOGGER.propagate = before[1]
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder; the lock vanishes with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such lock on Windows
-        yield
-        return
-    handle = os.open(out / LOCK_NAME, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputInUseError("another run is writing to this folder") from error
-        except OSError:  # file systems without locks
-            LOGGER.debug("no locks on this file system")
-        yield
-    finally:
-        os.close(handle)

@@ -9,8 +9,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipelines.batch import BatchSummary, OutputInUseError
+from pipelines.batch import BatchSummary
 from pipelines.model import ModelError
+from pipelines.output_lock import OutputInUseError
 from pipelines.results import ScanResult
 from pipelines.run import RunOptions
 from pipelines.run_inputs import Execution, score_inputs

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.phantoms.writing import CohortRow, write_cohort
 from pipelines.results import ScanResult, json_text
-from pipelines.scan_folder import write_atomically
+from registration.atomic_files import write_atomically
 
 COHORT_NAME = "cohort.json"
 """What the cohort was made of; without it the cohort is not complete and is made again."""

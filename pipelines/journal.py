@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.results import ScanResult
-from pipelines.scan_folder import sync_folder
+from registration.atomic_files import sync_folder
 
 JOURNAL_NAME = "journal.jsonl"
 

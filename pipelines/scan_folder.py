@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from registration.atomic_files import PART_SUFFIX, sync_folder, umask
+
 SCANS_FOLDER = "scans"
 RESULT_NAME = "result.json"
 REPORT_NAME = "report.html"
@@ -22,8 +24,6 @@ STRUCTURED_REPORT_NAME = "sr.dcm"
 CAPTURES_FOLDER = "sc"
 
 OWN_NAMES = (RESULT_NAME, REPORT_NAME, FEEDBACK_NAME, ALIGNMENT_NAME, STRUCTURED_REPORT_NAME)
-PART_SUFFIX = ".part"
-"""Ending of what is being written; left behind only by a killed process."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
@@ -59,7 +59,7 @@ def filling(out: Path, scan_id: str) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{scan_id}.", suffix=PART_SUFFIX, dir=target.parent))
     try:
-        part.chmod(0o777 & ~_umask())
+        part.chmod(0o777 & ~umask())
         yield part
         _sync(part)
         _put_in_place(part, target)
@@ -74,42 +74,6 @@ def remove_own_files(folder: Path) -> None:
     for empty in (folder / CAPTURES_FOLDER, folder):
         with contextlib.suppress(OSError):
             empty.rmdir()
-
-
-def remove_parts(folder: Path) -> None:
-    """Delete what a killed process left half written directly inside `folder`."""
-    for path in folder.glob(f".*{PART_SUFFIX}"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART_SUFFIX, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def _put_in_place(part: Path, target: Path) -> None:
@@ -141,9 +105,3 @@ def _sync(folder: Path) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.batch import OutputInUseError
 from pipelines.journal import JOURNAL_NAME
+from pipelines.output_lock import OutputInUseError, locked
 from tests.pipelines.fakes import (
     MODEL,
     FakeCandidate,
@@ -174,10 +174,8 @@ def test_nothing_to_score_leaves_a_table_with_a_head_alone(tmp_path: Path) -> No
 
 
 def test_second_run_in_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    from pipelines.batch import _locked
-
     (tmp_path / "out").mkdir()
-    with _locked(tmp_path / "out"), pytest.raises(OutputInUseError, match="another run"):
+    with locked(tmp_path / "out"), pytest.raises(OutputInUseError, match="another run"):
         run_fake_batch(tmp_path / "out", [])
 
 
