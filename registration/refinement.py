@@ -28,6 +28,9 @@ moves points in empty regions, whose gradient is noise, as far as those on a con
 
 _EPSILON = 1e-8
 
+_LEAST_INSIDE = 1e-3
+"""Weight of valid neighbors below which a moved value is not divided by it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RefinementOptions:
@@ -82,22 +85,48 @@ class ControlPointRefiner:
         self.order = order
         self._optimize = self._compiled()
 
-    def refine(self, fixed: Any, moving: Any, control_points: Any) -> NDArray[np.float64]:
+    def refine(
+        self,
+        fixed: Any,
+        moving: Any,
+        control_points: Any,
+        *,
+        fixed_mask: Any = None,
+        moving_mask: Any = None,
+    ) -> NDArray[np.float64]:
         """Control points with a smaller objective.
 
         Args:
             fixed: Shape `(batch, *shape, 1)`, scaled to about [0, 1].
             moving: Same shape, as the stage of the control points sees it.
             control_points: Where to start, voxels, array axis order, `(batch, *lattice, d)`.
+            fixed_mask: Weight of every fixed voxel, 0 to 1, shape of `fixed`; all by default.
+            moving_mask: Likewise of the moving image; it moves with it. Both are multiplied.
 
         Returns:
             Refined control points, same shape. Every pair of a batch is refined on its own.
+
+        Raises:
+            ValueError: If only one mask is given.
         """
+        if (fixed_mask is None) != (moving_mask is None):
+            raise ValueError("give both masks or none. Received: one of them")
         start = np.asarray(control_points, dtype=np.float32)
+        if fixed_mask is not None:
+            # a second channel each, so that one pass warps image and mask
+            fixed = np.concatenate([fixed, fixed_mask], axis=-1, dtype=np.float32)
+            masked = np.asarray(moving) * moving_mask
+            moving = np.concatenate([masked, moving_mask], axis=-1, dtype=np.float32)
         return np.asarray(self._optimize(fixed, moving, start), dtype=float)
 
     def energy(self, fixed: Any, moving: Any, control_points: Any) -> Any:
-        """Objective of every pair, shape `(batch,)`."""
+        """Objective of every pair, shape `(batch,)`.
+
+        Args:
+            fixed: Shape `(batch, *shape, 1)`, or with a mask as second channel.
+            moving: Likewise, the first channel then being zero outside the mask.
+            control_points: Voxels, array axis order, shape `(batch, *lattice, d)`.
+        """
         field = bspline_field(
             control_points, ops.shape(fixed)[1:-1], spacing=self.spacing, order=self.order
         )
@@ -109,14 +138,21 @@ class ControlPointRefiner:
             spacing_mm=self.spacing_mm,
             order=self.order,
         )
-        return objective.dissimilarity(fixed, warp(moving, field)) + roughness
+        moved = warp(moving, field)
+        if fixed.shape[-1] == 1:
+            return objective.dissimilarity(fixed, moved) + roughness
+        # neighbors outside the mask must not darken its border, which would draw the points
+        # there; nor must the overlap become a goal: no gradient flows through the weight
+        inside = moved[..., 1:]
+        weight = ops.stop_gradient(fixed[..., 1:] * inside)
+        moved = moved[..., :1] / ops.maximum(inside, _LEAST_INSIDE)
+        return objective.dissimilarity(fixed[..., :1], moved, weight) + roughness
 
     def _compiled(self) -> Any:
         """Adam in a loop inside the graph: no step returns to Python."""
         import tensorflow as tf
 
         dimension = len(self.spacing)
-        image = tf.TensorSpec((None, *(None,) * dimension, 1), tf.float32)
         lattice = tf.TensorSpec((None, *(None,) * dimension, dimension), tf.float32)
         steps = self.options.steps
         axes = list(range(1, dimension + 2))
@@ -128,7 +164,6 @@ class ControlPointRefiner:
                 total = tf.reduce_sum(self.energy(fixed, moving, points))
             return tape.gradient(total, points)
 
-        @tf.function(autograph=False, input_signature=[image, image, lattice])
         def optimize(fixed: Any, moving: Any, start: Any) -> Any:
             def step(number: Any, points: Any, mean: Any, square: Any) -> Any:
                 slope = gradient(fixed, moving, points)
@@ -145,7 +180,13 @@ class ControlPointRefiner:
             state = (tf.constant(0), start, zero, zero)
             return tf.while_loop(lambda n, *_: n < steps, step, state)[1]
 
-        return optimize
+        compiled = {}
+        for channels in (1, 2):
+            image = tf.TensorSpec((None, *(None,) * dimension, channels), tf.float32)
+            compiled[channels] = tf.function(
+                optimize, autograph=False, input_signature=[image, image, lattice]
+            )
+        return lambda fixed, moving, start: compiled[fixed.shape[-1]](fixed, moving, start)
 
     def _rate(self, tf: Any, count: Any) -> Any:
         share = (count - 1.0) / max(1, self.options.steps - 1)
