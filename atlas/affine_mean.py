@@ -162,11 +162,22 @@ def without_drift(transforms: Sequence[Matrix], center_mm: ArrayLike) -> list[Ma
     Returns:
         Matrices whose linear parts average to the identity.
     """
+    back = drift_correction(transforms, center_mm)
+    return [matrix @ back for matrix in transforms]
+
+
+def drift_correction(transforms: Sequence[Matrix], center_mm: ArrayLike) -> Matrix:
+    """The map that `without_drift` puts before every pull-back, homogeneous, LPS mm.
+
+    Args:
+        transforms: Homogeneous matrices from the mean to its members, `(4, 4)` each.
+        center_mm: Point of the mean that stays where it is, LPS mm.
+    """
     center = np.asarray(center_mm, dtype=float)
     back = np.eye(4)
     back[:3, :3] = np.linalg.inv(np.mean([matrix[:3, :3] for matrix in transforms], axis=0))
     back[:3, 3] = center - back[:3, :3] @ center
-    return [matrix @ back for matrix in transforms]
+    return back
 
 
 def _translation(point_mm: Sequence[float]) -> Matrix:

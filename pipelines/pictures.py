@@ -200,7 +200,7 @@ def slice_pictures(
                 index=k,
                 z_mm=float(grid.physical_points(middle)[2]),
                 agatston=float(per_slice[k]),
-                image_uri=_image_uri(gray[::step, ::step]),
+                image_uri=image_uri(gray[::step, ::step]),
                 width_mm=gray.shape[1] * display.column_mm,
                 height_mm=gray.shape[0] * display.row_mm,
                 fills=tuple(
@@ -376,7 +376,7 @@ def _cut(grid: ImageGrid, heart: Region, plane: _Plane) -> tuple[slice, slice, s
 
 def _plane_uri(image: sitk.Image, plane: _Plane) -> str:
     array = np.squeeze(sitk.GetArrayViewFromImage(image), axis=2 - plane.normal)
-    return _image_uri(_gray(array[::-1] if plane.is_upside_down else array, ATLAS_WINDOW_HU))
+    return image_uri(_gray(array[::-1] if plane.is_upside_down else array, ATLAS_WINDOW_HU))
 
 
 def _gray(plane_hu: NDArray[np.generic], window_hu: tuple[float, float]) -> NDArray[np.uint8]:
@@ -385,9 +385,14 @@ def _gray(plane_hu: NDArray[np.generic], window_hu: tuple[float, float]) -> NDAr
     return np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8)
 
 
-def _image_uri(gray: NDArray[np.uint8]) -> str:
+def image_uri(pixels: NDArray[np.uint8]) -> str:
+    """Data URI of a picture in WebP.
+
+    Args:
+        pixels: Gray, shape `(rows, columns)`, or red, green and blue, `(rows, columns, 3)`.
+    """
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(gray)).save(stream, "WEBP", quality=_WEBP_QUALITY)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "WEBP", quality=_WEBP_QUALITY)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 

@@ -78,12 +78,24 @@ class Work(Generic[TaskT, OutcomeT]):
         first = list(islice(waiting, 1))
         if not first:  # nothing to do is done without workers
             return
-        with _connected(workers, scheduler) as client:
-            suspects: list[TaskT] = []
+        with connected(workers, scheduler) as client:
             per_worker = 1 if scheduler is None else IN_FLIGHT_PER_WORKER
-            yield from self._spread(client, chain(first, waiting), per_worker, suspects)
-            for task in suspects:
-                yield from self._spread(client, iter([task]), 1, None)
+            yield from self.on_client(client, chain(first, waiting), per_worker=per_worker)
+
+    def on_client(
+        self, client: Client, tasks: Iterable[TaskT], *, per_worker: int = IN_FLIGHT_PER_WORKER
+    ) -> Iterator[tuple[TaskT, OutcomeT]]:
+        """The same on workers that are there already; see `connected`.
+
+        Args:
+            client: Of the cluster; left open.
+            tasks: Drawn from as workers become free.
+            per_worker: Tasks handed out per worker at a time.
+        """
+        suspects: list[TaskT] = []
+        yield from self._spread(client, iter(tasks), per_worker, suspects)
+        for task in suspects:
+            yield from self._spread(client, iter([task]), 1, None)
 
     def _spread(
         self,
@@ -112,7 +124,16 @@ class Work(Generic[TaskT, OutcomeT]):
 
 
 @contextlib.contextmanager
-def _connected(workers: int, scheduler: str | None) -> Iterator[Client]:
+def connected(workers: int, scheduler: str | None) -> Iterator[Client]:
+    """Client of a cluster: of new processes on this machine, or of a running scheduler.
+
+    Args:
+        workers: Processes to start, one thread each, if no `scheduler` is given.
+        scheduler: Address of a running Dask scheduler, such as `tcp://host:8786`.
+
+    Raises:
+        WorkersLostError: If no scheduler answers.
+    """
     import dask
     from distributed import Client, LocalCluster
 

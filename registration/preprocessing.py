@@ -24,7 +24,12 @@ _BODY_HU = -350.0
 _SMALLEST_LUNGS_MM3 = 8.0e5
 
 
-def prepare_volume(image: sitk.Image, *, spacing_mm: float = WORKING_SPACING_MM) -> AlignmentVolume:
+def prepare_volume(
+    image: sitk.Image,
+    *,
+    spacing_mm: float = WORKING_SPACING_MM,
+    limits_hu: tuple[float, float] = (LOWEST_HU, HIGHEST_HU),
+) -> AlignmentVolume:
     """Reduce a CT to clipped attenuation on a small LPS-aligned grid.
 
     Padding outside the reconstruction circle is masked before anything is averaged, and on
@@ -33,6 +38,7 @@ def prepare_volume(image: sitk.Image, *, spacing_mm: float = WORKING_SPACING_MM)
     Args:
         image: Attenuation in HU, three-dimensional, any size, spacing and direction.
         spacing_mm: Voxel size of the result, mm.
+        limits_hu: Attenuation below and above which values are clipped, HU.
 
     Returns:
         The reduced volume; its `valid` is 0 everywhere if the image holds padding alone.
@@ -42,28 +48,31 @@ def prepare_volume(image: sitk.Image, *, spacing_mm: float = WORKING_SPACING_MM)
     """
     if image.GetDimension() != 3:
         raise ValueError(f"image must be three-dimensional. Received: {image.GetDimension()}-D")
-    reduced, inside = _shrink(image, spacing_mm)
-    grid = _axis_aligned_grid(reduced, spacing_mm)
+    low_hu, high_hu = limits_hu
+    reduced, inside = _shrink(image, spacing_mm, limits_hu)
+    grid = axis_aligned_grid(ImageGrid.from_image(reduced), spacing_mm)
     reference = grid.empty_image(sitk.sitkUInt8)
     hu = sitk.GetArrayFromImage(
         sitk.Resample(
-            reduced, reference, sitk.Transform(), sitk.sitkLinear, LOWEST_HU, sitk.sitkFloat32
+            reduced, reference, sitk.Transform(), sitk.sitkLinear, low_hu, sitk.sitkFloat32
         )
     )
     valid = sitk.GetArrayFromImage(
         sitk.Resample(inside, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
     ).astype(np.float32)
-    hu = np.where(valid > 0, np.clip(hu, LOWEST_HU, HIGHEST_HU), LOWEST_HU).astype(np.float32)
-    return _with_start(hu, valid, grid)
+    hu = np.where(valid > 0, np.clip(hu, low_hu, high_hu), low_hu).astype(np.float32)
+    return _with_start(hu, valid, grid, low_hu)
 
 
-def _shrink(image: sitk.Image, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
+def _shrink(
+    image: sitk.Image, spacing_mm: float, limits_hu: tuple[float, float]
+) -> tuple[sitk.Image, sitk.Image]:
     """Block means of the clipped image, and the field of view, both on the shrunk grid."""
     factors = [
         max(1, min(int(spacing_mm / spacing + 0.25), size))
         for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)
     ]
-    clipped = sitk.Clamp(image, sitk.sitkInt16, LOWEST_HU, HIGHEST_HU)
+    clipped = sitk.Clamp(image, sitk.sitkInt16, *limits_hu)
     reduced = sitk.BinShrink(clipped, factors)
     picked = sitk.GetArrayViewFromImage(image)[
         tuple(
@@ -91,9 +100,8 @@ def _field_of_view(hu: NDArray[np.generic]) -> NDArray[np.bool_]:
     return np.asarray(inside)
 
 
-def _axis_aligned_grid(image: sitk.Image, spacing_mm: float) -> ImageGrid:
-    """Isotropic grid along L, P, S over the bounding box of an image, whole voxels counted."""
-    grid = ImageGrid.from_image(image)
+def axis_aligned_grid(grid: ImageGrid, spacing_mm: float) -> ImageGrid:
+    """Isotropic grid along L, P, S over the bounding box of another, whole voxels counted."""
     ends = np.stack([np.full(3, -0.5), np.array(grid.size) - 0.5])
     corners = np.stack(np.meshgrid(*ends.T, indexing="ij"), axis=-1).reshape(-1, 3)
     points = grid.physical_points(corners)
@@ -103,7 +111,7 @@ def _axis_aligned_grid(image: sitk.Image, spacing_mm: float) -> ImageGrid:
 
 
 def _with_start(
-    hu: NDArray[np.float32], valid: NDArray[np.float32], grid: ImageGrid
+    hu: NDArray[np.float32], valid: NDArray[np.float32], grid: ImageGrid, floor_hu: float
 ) -> AlignmentVolume:
     """Remove the table where the field of view is wide, and find where to start."""
     middle = _centroid(valid > 0, grid) if valid.any() else grid.center
@@ -112,7 +120,7 @@ def _with_start(
         front, back = _trunk_surface(hu, grid)
         rows = np.arange(hu.shape[1])[None, :, None]
         skin = round(12.0 / grid.spacing[1])
-        hu = np.where(rows <= back[:, None] + skin, hu, np.float32(LOWEST_HU))
+        hu = np.where(rows <= back[:, None] + skin, hu, np.float32(floor_hu))
         inside = (rows > front[:, None]) & (rows < back[:, None]) & (valid > 0)
         lungs = inside & (hu < _LUNG_HU)
         wide = bool(lungs.sum() * grid.voxel_volume_mm3 >= _SMALLEST_LUNGS_MM3)
