@@ -1,0 +1,267 @@
+"""What a build leaves for its user: images, transforms of every subject, tables."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from atlas import tasks
+from atlas.atlas_mean import AtlasMean
+from atlas.builder import AtlasBuilder, BuiltAtlas
+from atlas.member import Modality
+from atlas.registration_methods import registration_grid
+from atlas.subject_transform import read_subject_transform
+from atlas.subjects import Subject
+from registration.atomic_files import placing, write_atomically
+from registration.geometry import ImageGrid
+
+ATLAS_NAME = "atlas.nii.gz"
+DEVIATION_NAME = "deviation.nii.gz"
+COVERAGE_NAME = "coverage.nii.gz"
+LABELS_NAME = "labels.nii.gz"
+AGREEMENT_NAME = "labels-agreement.nii.gz"
+HISTORY_NAME = "history.csv"
+SUBJECTS_NAME = "subjects.csv"
+RECORD_NAME = "atlas.json"
+
+PADDING_HU = -2048
+"""Value of a CT atlas where too few subjects are [HU]; read as padding, as in any CT."""
+
+HISTORY_COLUMNS = (
+    "round",
+    "stage",
+    "similarity",
+    "held_out_similarity",
+    "pairwise_ncc",
+    "sharpness",
+    "change",
+    "mean_displacement_mm",
+    "subjects",
+    "left_out",
+    "seconds",
+)
+
+SUBJECT_COLUMNS = (
+    "id",
+    "part",
+    "similarity",
+    "moved_mm",
+    "log_jacobian_sd",
+    "folding",
+    "inverse_error_mm",
+    "left_out",
+)
+
+MAX_LABEL = 2**15
+"""Largest label that is fused."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtlasResults:
+    """What was written.
+
+    Args:
+        subjects: One row per subject; see `SUBJECT_COLUMNS`.
+        mean_displacement_mm: Mean size of the mean displacement of the averaged subjects,
+            all deformable stages together: how far the atlas is from the mean shape.
+        labels: Labels that were fused.
+    """
+
+    subjects: tuple[Mapping[str, Any], ...]
+    mean_displacement_mm: float
+    labels: tuple[int, ...]
+
+
+def write_results(
+    builder: AtlasBuilder, built: BuiltAtlas, subjects: Sequence[Subject], out: Path
+) -> AtlasResults:
+    """Write images, transforms and tables of a finished build.
+
+    Args:
+        builder: That built it.
+        built: Where it ended.
+        subjects: The cohort, for its labels.
+        out: Folder of the atlas.
+
+    Raises:
+        RuntimeError: If the files of a subject could not be written.
+    """
+    mean = built.mean
+    write_mean_images(mean, out)
+    rows, finished = _finish_subjects(builder, built, subjects, out)
+    averaged = set(built.records[-1]["averaged"])
+    shift = _mean_displacement_mm(
+        [task.displacement for task in finished if task.subject_id in averaged], mean.grid
+    )
+    labels = _fuse_labels(
+        [out / "labels" / f"{task.subject_id}.nii.gz" for task in finished
+         if task.label is not None and task.subject_id in averaged],
+        mean.grid,
+        out,
+    )  # fmt: skip
+    write_atomically(out / HISTORY_NAME, history_text(built.records))
+    write_atomically(out / SUBJECTS_NAME, _table(SUBJECT_COLUMNS, rows))
+    return AtlasResults(tuple(rows), shift, labels)
+
+
+def write_mean_images(mean: AtlasMean, out: Path) -> None:
+    """Write mean, deviation and coverage as NIfTI."""
+    covered = mean.coverage > 0
+    if mean.modality == "ct":
+        values = np.where(mean.valid, np.rint(mean.values), PADDING_HU).astype(np.int16)
+    else:
+        values = np.where(covered, mean.values, 0.0).astype(np.float32)
+    counts = mean.coverage.astype(np.uint16)
+    for name, array in (
+        (ATLAS_NAME, values),
+        (DEVIATION_NAME, mean.deviation),
+        (COVERAGE_NAME, counts),
+    ):
+        _write_image(mean.grid.to_image(array), out / name)
+
+
+def read_atlas_image(folder: Path, modality: Modality) -> AtlasMean:
+    """The mean of a finished atlas, to go on from."""
+    values = sitk.ReadImage(str(folder / ATLAS_NAME), sitk.sitkFloat32)
+    coverage = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / COVERAGE_NAME)))
+    deviation = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / DEVIATION_NAME)))
+    grid = ImageGrid.from_image(values)
+    members = int(coverage.max())
+    array = sitk.GetArrayFromImage(values)
+    if modality == "ct":
+        array = np.maximum(array, -1000.0)
+    return AtlasMean(
+        array, deviation.astype(np.float32), coverage.astype(np.float32), grid, members, modality
+    )
+
+
+def history_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """The rounds as CSV."""
+    rows = [
+        {
+            **{column: record.get(column) for column in HISTORY_COLUMNS},
+            "subjects": len(record["averaged"]),
+            "left_out": ";".join(doubt["subject_id"] for doubt in record["left_out"]),
+        }
+        for record in records
+    ]
+    return _table(HISTORY_COLUMNS, rows)
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_record(record: Mapping[str, Any], out: Path) -> None:
+    """Write `atlas.json`; its presence says that the atlas is finished."""
+    write_atomically(out / RECORD_NAME, json.dumps(record, indent=1) + "\n")
+
+
+def view_path(work: Path, subject_id: str) -> Path:
+    """Planes of a finished subject, for the report."""
+    return work / "final" / f"{subject_id}.view.npz"
+
+
+def _finish_subjects(
+    builder: AtlasBuilder, built: BuiltAtlas, subjects: Sequence[Subject], out: Path
+) -> tuple[list[dict[str, Any]], list[tasks.FinishTask]]:
+    labels = {subject.subject_id: subject.label for subject in subjects}
+    final = builder.work.root / "final"
+    variant = str(built.records[-1]["variant"])
+    items = [
+        tasks.FinishTask(
+            name,
+            builder.work.member(name),
+            builder.work.kept(built.rounds, variant, name),
+            built.mean.grid,
+            out,
+            final / f"{name}.facts.npz",
+            view_path(builder.work.root, name),
+            final / f"{name}.displacement.npy",
+            labels.get(name),
+        )
+        for name in builder.subjects
+    ]
+    for item, error in builder.run_tasks("writing", tasks.finish, items).items():
+        raise RuntimeError(f"the files of {item.subject_id} could not be written") from error
+    reasons = {doubt.subject_id: doubt.reason for doubt in built.doubts}
+    rows = []
+    for item in items:
+        facts = read_subject_transform(item.facts).facts
+        part = "held-out" if item.subject_id in builder.held_out else "training"
+        row = {column: facts.get(column) for column in SUBJECT_COLUMNS}
+        row |= {
+            "id": item.subject_id,
+            "part": part,
+            "left_out": reasons.get(item.subject_id, ""),
+        }
+        rows.append(row)
+    return rows, items
+
+
+def _mean_displacement_mm(paths: Sequence[Path], grid: ImageGrid) -> float:
+    """Mean size of the mean field; one field is in memory at a time."""
+    shape = registration_grid(grid).shape
+    total = np.zeros((*shape, 3))
+    for path in paths:
+        total += np.load(path)
+    return float(np.linalg.norm(total / max(1, len(paths)), axis=-1).mean())
+
+
+def _fuse_labels(paths: Sequence[Path], grid: ImageGrid, out: Path) -> tuple[int, ...]:
+    """Write the label most subjects agree on per voxel, and the share of them that do.
+
+    Labels are counted one after the other, so that memory does not grow with subjects or
+    labels. Of equally frequent ones the lower wins.
+    """
+    if not paths:
+        return ()
+    found: set[int] = set()
+    for path in paths:
+        found |= set(np.unique(_labels(path)).tolist())
+    best = np.zeros(grid.shape, dtype=np.int16)
+    votes = np.zeros(grid.shape, dtype=np.uint16)
+    names = tuple(sorted(int(v) for v in found if 0 <= v < MAX_LABEL))
+    for value in names:
+        count = np.zeros(grid.shape, dtype=np.uint16)
+        for path in paths:
+            count += _labels(path) == value
+        more = count > votes
+        best[more], votes[more] = value, count[more]
+    _write_image(grid.to_image(best), out / LABELS_NAME)
+    share = (votes / len(paths)).astype(np.float32)
+    _write_image(grid.to_image(share), out / AGREEMENT_NAME)
+    return tuple(value for value in names if value != 0)
+
+
+def _labels(path: Path) -> NDArray[np.int64]:
+    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))).astype(np.int64)
+
+
+def _write_image(image: sitk.Image, path: Path) -> None:
+    with placing(path) as part:
+        sitk.WriteImage(image, str(part), True)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(row.get(name)) for name in columns})
+    return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
