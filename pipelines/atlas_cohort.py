@@ -1,0 +1,216 @@
+"""The cohort of an atlas: found in folders, archives and tables, read, refused or prepared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+
+from atlas.member import Modality, UnusableImageError, prepare_member, write_member
+from atlas.subjects import Subject, in_order, read_subjects, stem
+from pipelines.discovery import SeriesCandidate, find_series
+from pipelines.hounsfield import AIR_CEILING_HU
+from pipelines.pair_files import UnusableFile, read_pair_image
+from pipelines.reading import read_scan
+from pipelines.reasons import UnusableSeries
+from registration.atomic_files import write_atomically
+from registration.geometry import ImageGrid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CT_SPACING_MM = 3.0
+"""Voxel of an atlas of CT [mm]: that of the model's own atlas."""
+
+MOST_VOXELS = 2.0**22
+"""Voxels of an atlas at most, unless a spacing is given: what a laptop averages in seconds."""
+
+IMAGES_FOLDER, LABELS_FOLDER, MASKS_FOLDER = "images", "labels", "masks"
+"""A cohort folder may hold these three, with files of the same names."""
+
+
+@dataclass(frozen=True, slots=True)
+class CohortEntry:
+    """A subject and the files it is read from.
+
+    Args:
+        subject: Id, mask, label and group.
+        candidate: Its series.
+    """
+
+    subject: Subject
+    candidate: SeriesCandidate
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareTask:
+    """Read one subject, and write it as the builder wants it, or why it cannot be used.
+
+    Args:
+        entry: The subject.
+        modality: What its values are.
+        spacing_mm: Edge of a voxel.
+        out: Prepared subject.
+        refusal: JSON with the reason, written instead of `out`.
+        facts: JSON with the content hash, written last.
+    """
+
+    entry: CohortEntry
+    modality: Modality
+    spacing_mm: float
+    out: Path
+    refusal: Path
+    facts: Path
+
+
+def read_entries(cohort: Path, *, exclude: Sequence[Path] = ()) -> tuple[CohortEntry, ...]:
+    """Subjects of a CSV table or of a folder, by id.
+
+    A table is described in `atlas.subjects.read_subjects`; its paths lead to image files, to
+    DICOM folders or to archives that hold one series each. In a folder every series is a subject:
+    image files go by their names, DICOM series by the pseudonym that `run` gives them.
+
+    Raises:
+        ValueError: If nothing is found, or a path of a table does not lead to one series.
+    """
+    if cohort.is_file() and cohort.suffix.lower() == ".csv":
+        entries = [_entry_of(subject) for subject in read_subjects(cohort)]
+    else:
+        entries = _entries_of_folder(cohort, exclude)
+    if not entries:
+        raise ValueError(f"no images or CT series are in {cohort}")
+    names = [subject.subject_id for subject in in_order([entry.subject for entry in entries])]
+    by_name = {entry.subject.subject_id: entry for entry in entries}
+    return tuple(by_name[name] for name in names)
+
+
+def find_modality(entries: Sequence[CohortEntry]) -> Modality:
+    """Whether a cohort is CT: DICOM always is; of image files the first decides, by its values."""
+    if any(entry.candidate.kind == "dicom" for entry in entries):
+        return "ct"
+    for entry in entries:
+        try:
+            image = read_pair_image(entry.candidate.files[0])
+        except UnusableFile:
+            continue
+        return "ct" if float(sitk.GetArrayViewFromImage(image).min()) <= AIR_CEILING_HU else "other"
+    return "other"
+
+
+def find_spacing_mm(entries: Sequence[CohortEntry], modality: Modality) -> float:
+    """Edge of the atlas' voxels where none is given.
+
+    For CT a fixed one; otherwise the cube root of the median voxel of the cohort, coarser where
+    that would make more than `MOST_VOXELS`.
+
+    Raises:
+        ValueError: If no image can be read.
+    """
+    if modality == "ct":
+        return CT_SPACING_MM
+    volumes, extents = [], []
+    for entry in entries:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(entry.candidate.files[0]))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            continue
+        spacing, size = reader.GetSpacing()[:3], reader.GetSize()[:3]
+        volumes.append(float(np.prod(spacing)))
+        extents.append(volumes[-1] * float(np.prod(size)))
+    if not volumes:
+        raise ValueError("none of the images can be read")
+    edge = max(np.median(volumes), np.median(extents) / MOST_VOXELS) ** (1 / 3)
+    return float(f"{edge:.3g}")
+
+
+def prepare(task: PrepareTask) -> None:
+    """Do a `PrepareTask`; what cannot be used is refused as `run` refuses it."""
+    if task.facts.exists():
+        return
+    task.facts.parent.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, object] = {"sha256": None}
+    try:
+        mask = task.entry.subject.mask
+        member = prepare_member(
+            _read(task.entry.candidate, task.modality),
+            modality=task.modality,
+            spacing_mm=task.spacing_mm,
+            mask=None if mask is None else read_pair_image(mask),
+        )
+        if task.entry.subject.label is not None:
+            read_pair_image(task.entry.subject.label)
+        write_member(member, task.out)
+        facts["sha256"] = task.entry.candidate.content_hash
+    except UnusableSeries as reason:
+        _refuse(task, reason.code, reason.message)
+    except (UnusableFile, UnusableImageError) as reason:
+        _refuse(task, "", str(reason))
+    write_atomically(task.facts, json.dumps(facts) + "\n")
+
+
+def read_refusal(path: Path) -> Mapping[str, str] | None:
+    """Code and message of a refused subject, `None` if it was not refused."""
+    if not path.exists():
+        return None
+    refusal: Mapping[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return refusal
+
+
+def _refuse(task: PrepareTask, code: str, message: str) -> None:
+    refusal = {"code": code, "message": message}
+    write_atomically(task.refusal, json.dumps(refusal, ensure_ascii=False) + "\n")
+
+
+def _read(candidate: SeriesCandidate, modality: Modality) -> sitk.Image:
+    if modality == "ct":
+        return read_scan(candidate).image
+    image = read_pair_image(candidate.files[0])
+    grid = ImageGrid.from_image(image)
+    if grid.dimension != 3 or min(grid.size) < 2:
+        raise UnusableFile(f"it has the size {grid.size}; an atlas needs volumes")
+    return image
+
+
+def _entry_of(subject: Subject) -> CohortEntry:
+    candidates = find_series([subject.path])
+    if len(candidates) != 1:
+        raise ValueError(
+            f"the path of {subject.subject_id} must lead to one series; it leads to "
+            f"{len(candidates)}"
+        )
+    return CohortEntry(subject, candidates[0])
+
+
+def _entries_of_folder(cohort: Path, exclude: Sequence[Path]) -> list[CohortEntry]:
+    has_parts = (cohort / IMAGES_FOLDER).is_dir()
+    images = cohort / IMAGES_FOLDER if has_parts else cohort
+    candidates = find_series([images], exclude=exclude)
+    names = [_name(candidate) for candidate in candidates]
+    entries = []
+    for candidate, name in zip(candidates, names, strict=True):
+        path = candidate.files[0]
+        # the same file name in two folders: the folder tells them apart
+        unique = name if names.count(name) == 1 else f"{stem(path.parent)}_{name}"
+        beside = {
+            folder: cohort / folder / path.relative_to(images.resolve())
+            for folder in (LABELS_FOLDER, MASKS_FOLDER)
+            if has_parts and path.is_relative_to(images.resolve())
+        }
+        label, mask = (
+            beside.get(folder) if folder in beside and beside[folder].is_file() else None
+            for folder in (LABELS_FOLDER, MASKS_FOLDER)
+        )
+        entries.append(CohortEntry(Subject(unique, path, mask, label), candidate))
+    return entries
+
+
+def _name(candidate: SeriesCandidate) -> str:
+    """Id of a series: the name its user gave the file, or nothing that a header says."""
+    return stem(candidate.files[0]) if candidate.kind == "volume" else candidate.scan_id
