@@ -226,8 +226,8 @@ def _charts(built: BuiltAtlas) -> list[Chart]:
     if any(record.get("held_out_similarity") is not None for record in records):
         similarities["held_out_similarity"] = "held out"
     return [
-        chart("Sharpness", records, {"sharpness": "mean slope"},
-              note="Mean slope of the average's intensities."),
+        chart("Sharpness", records, {"sharpness": "slope"}, digits=1,
+              note="Root mean square slope of the average's intensities."),
         chart("Mean pairwise correlation", records, {"pairwise_ncc": "pairs"},
               note="Of all pairs of averaged subjects, laid into the atlas."),
         chart("Correlation with the mean", records, similarities,
