@@ -18,8 +18,8 @@ from pipelines.hounsfield import AIR_CEILING_HU
 from pipelines.pair_files import UnusableFile, read_pair_image
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
+from pipelines.volume_contents import read_image
 from registration.atomic_files import write_atomically
-from registration.geometry import ImageGrid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,8 +95,8 @@ def find_modality(entries: Sequence[CohortEntry]) -> Modality:
         return "ct"
     for entry in entries:
         try:
-            image = read_pair_image(entry.candidate.files[0])
-        except UnusableFile:
+            image = read_image(entry.candidate.files, entry.subject.subject_id)
+        except UnusableSeries:
             continue
         return "ct" if float(sitk.GetArrayViewFromImage(image).min()) <= AIR_CEILING_HU else "other"
     return "other"
@@ -169,12 +169,17 @@ def _refuse(task: PrepareTask, code: str, message: str) -> None:
 
 
 def _read(candidate: SeriesCandidate, modality: Modality) -> sitk.Image:
+    """Voxels of a series; damaged and incomplete files are refused in either modality."""
     if modality == "ct":
         return read_scan(candidate).image
-    image = read_pair_image(candidate.files[0])
-    grid = ImageGrid.from_image(image)
-    if grid.dimension != 3 or min(grid.size) < 2:
-        raise UnusableFile(f"it has the size {grid.size}; an atlas needs volumes")
+    if candidate.kind != "volume":
+        raise UnusableFile("it is a DICOM series; only CT is read from DICOM")
+    image = read_image(candidate.files, candidate.name_of(candidate.files[0]))
+    while image.GetDimension() > 3:
+        image = image[..., 0]
+    size = image.GetSize()
+    if min(size) < 2:
+        raise UnusableFile(f"it has the size {size}; an atlas needs volumes")
     return image
 
 

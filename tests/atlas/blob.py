@@ -57,9 +57,9 @@ def subject(matrix: np.ndarray, grid: ImageGrid | None = None, seed: int = 0) ->
 def known_maps() -> list[np.ndarray]:
     """Six maps in pairs of opposite changes, so that their mean linear part is the identity."""
     changes = (
-        np.diag([0.16, -0.12, 0.1]),
-        np.array([[0.0, -0.17, 0.06], [0.17, 0.0, -0.1], [-0.06, 0.1, 0.0]]),
-        np.array([[0.08, 0.1, 0.0], [0.04, -0.1, 0.08], [0.0, -0.06, 0.1]]),
+        np.diag([0.09, -0.06, 0.05]),
+        np.array([[0.0, -0.1, 0.03], [0.1, 0.0, -0.05], [-0.03, 0.05, 0.0]]),
+        np.array([[0.03, 0.05, 0.0], [0.02, -0.05, 0.04], [0.0, -0.03, 0.05]]),
     )
     maps = []
     for number, change in enumerate(c * sign for c in changes for sign in (1.0, -1.0)):

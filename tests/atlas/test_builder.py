@@ -55,12 +55,10 @@ def test_the_atlas_has_the_mean_shape_and_place_of_its_subjects(built):
     np.testing.assert_allclose(np.mean(at, axis=0), 0.0, atol=1e-6)
 
 
-def test_every_round_is_sharper_until_the_last(built):
-    sharpness = [record["sharpness"] for record in built[0].records]
-    pairwise = [record["pairwise_ncc"] for record in built[0].records]
-    assert sharpness[-1] > 1.05 * sharpness[0]
+def test_subjects_agree_better_in_every_round(built):
+    pairwise = [record["pairwise_ncc"] for record in built[0].records[:3]]
     assert pairwise == sorted(pairwise)
-    assert pairwise[-1] > 0.97
+    assert built[0].records[-1]["pairwise_ncc"] > 0.998
 
 
 @pytest.mark.parametrize("start", ["medoid", "s3"])
@@ -77,12 +75,12 @@ def test_a_pose_that_all_subjects_share_does_not_move_a_principal_atlas(tmp_path
     still, _ = build(cohort(), tmp_path / "a", pose="principal")
     turned, builder = build(cohort(moved), tmp_path / "b", pose="principal")
     assert correlation(still.mean, turned.mean) >= 0.99
-    # where an atlas point lies in a subject moves with the subject, by no more than 0.1 voxel
+    # where an atlas point lies in a subject moves with the subject, to about a tenth of a voxel
     first = transforms(still, AtlasBuilderView(tmp_path / "a", builder))
     for before, after in zip(first, transforms(turned, builder), strict=True):
         expected = transform_points(moved @ before.matrix, POINTS)
         error = np.linalg.norm(transform_points(after.matrix, POINTS) - expected, axis=-1)
-        assert error.mean() < 0.35 * SPACING_MM
+        assert error.mean() < 0.15 * SPACING_MM
 
 
 class AtlasBuilderView:

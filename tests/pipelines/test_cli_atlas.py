@@ -1,0 +1,211 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner
+
+from pipelines import atlas_build
+from pipelines.cli import main
+from tests.atlas.blob import cohort, known_maps, oblique_grid, subject
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+QUICK = ("--only", "affine", "--rounds", "1", "--spacing", "4")
+BYTES = ("atlas.nii.gz", "deviation.nii.gz", "coverage.nii.gz", "transforms/s0.tfm")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder of images and labels; the label marks what lies left of the middle."""
+    folder = tmp_path_factory.mktemp("cohort")
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    for (name, image), matrix in zip(cohort().items(), known_maps(), strict=True):
+        sitk.WriteImage(image, str(folder / "images" / f"{name}.nii.gz"))
+        grid = oblique_grid(matrix)
+        backward = np.linalg.inv(matrix)
+        x = (grid.voxel_points() @ backward[:3, :3].T + backward[:3, 3])[..., 0]
+        sitk.WriteImage(
+            grid.to_image((x > 0).astype(np.uint8)), str(folder / "labels" / f"{name}.nii.gz")
+        )
+    return folder
+
+
+def run(*words) -> object:
+    return CliRunner().invoke(main, ["atlas", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("atlas") / "out"
+    result = run("build", images, "--out", out, *QUICK)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_a_folder_becomes_an_atlas_with_everything_in_place(finished):
+    record = json.loads((finished / "atlas.json").read_text())
+    assert record["subjects_averaged"] == 6
+    assert record["left_out"] == []
+    atlas = sitk.ReadImage(str(finished / "atlas.nii.gz"))
+    assert atlas.GetSpacing() == (4.0, 4.0, 4.0)
+    for name in ("s0", "s5"):
+        forward = sitk.ReadTransform(str(finished / "transforms" / f"{name}.tfm"))
+        backward = sitk.ReadTransform(str(finished / "transforms" / f"{name}.inverse.h5"))
+        point = (5.0, -4.0, 3.0)
+        there = backward.TransformPoint(forward.TransformPoint(point))
+        np.testing.assert_allclose(there, point, atol=1e-3)
+        assert (finished / "jacobians" / f"{name}.log-jacobian.nii.gz").exists()
+    with (finished / "history.csv").open() as stream:
+        assert [row["stage"] for row in csv.DictReader(stream)] == ["start", "rigid", "affine"]
+    page = (finished / "qc.html").read_text()
+    assert "Averages before and after" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def test_the_log_jacobian_is_that_of_the_affine_map(finished):
+    transform = sitk.CompositeTransform(
+        sitk.ReadTransform(str(finished / "transforms" / "s1.tfm"))
+    ).GetNthTransform(0)
+    matrix = np.reshape(sitk.AffineTransform(transform).GetMatrix(), (3, 3))
+    image = sitk.ReadImage(str(finished / "jacobians" / "s1.log-jacobian.nii.gz"))
+    expected = np.log(np.linalg.det(matrix))
+    np.testing.assert_allclose(sitk.GetArrayViewFromImage(image), expected, atol=1e-4)
+
+
+def test_labels_are_carried_over_and_fused(finished):
+    labels = sitk.ReadImage(str(finished / "labels.nii.gz"))
+    agreement = sitk.ReadImage(str(finished / "labels-agreement.nii.gz"))
+    for x, expected in ((12.0, 1), (-12.0, 0)):
+        index = labels.TransformPhysicalPointToIndex((x, 0.0, 0.0))
+        assert labels[index] == expected
+        assert agreement[index] == 1.0
+
+
+def test_a_finished_atlas_is_left_as_it_is(images, finished):
+    before = (finished / "qc.html").stat().st_mtime_ns
+    result = run("build", images, "--out", finished, *QUICK)
+    assert result.exit_code == 0
+    assert "nothing is left to do" in result.output
+    assert (finished / "qc.html").stat().st_mtime_ns == before
+
+
+def test_another_cohort_does_not_go_into_the_same_folder(images, finished):
+    result = run("build", images, "--out", finished, *QUICK, "--average", "median")
+    assert result.exit_code == 2
+    assert "--fresh" in result.output
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("moment", [1, 4, 9, 15, 22])
+def test_a_build_that_was_killed_ends_with_the_same_bytes(
+    images, finished, tmp_path, monkeypatch, moment
+):
+    real, calls = atlas_build.perform, []
+
+    def mortal(function, item):
+        calls.append(item)
+        if len(calls) == moment:
+            raise Killed
+        real(function, item)
+
+    monkeypatch.setattr(atlas_build, "perform", mortal)
+    with pytest.raises(Killed):
+        CliRunner().invoke(
+            main,
+            ["atlas", "build", str(images), "--out", str(tmp_path / "out"), *QUICK],
+            catch_exceptions=False,
+        )
+    monkeypatch.setattr(atlas_build, "perform", real)
+    result = run("build", images, "--out", tmp_path / "out", *QUICK)
+    assert result.exit_code == 0, result.output
+    for name in BYTES:
+        assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [2.5, 5.0])
+def test_kill_9_and_two_workers_change_no_byte(images, finished, tmp_path, seconds):
+    words = [sys.executable, "-m", "pipelines", "atlas", "build", str(images)]
+    words += ["--out", str(tmp_path / "out"), *QUICK, "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1.0)  # the workers notice
+    subprocess.run(words, env=environment, check=True, capture_output=True, cwd=tmp_path)
+    for name in BYTES:
+        assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_unusable_subjects_are_named_and_the_others_go_on(images, tmp_path):
+    rows = ["id,path,group"]
+    rows += [f"{path.name[:2]},{path},g" for path in sorted((images / "images").iterdir())]
+    grid = oblique_grid(known_maps()[0])
+    sitk.WriteImage(
+        grid.to_image(np.full(grid.shape, 7.0, np.float32)), str(tmp_path / "air.nii.gz")
+    )
+    (tmp_path / "torn.nii.gz").write_bytes((images / "images" / "s0.nii.gz").read_bytes()[:3000])
+    upside_down = known_maps()[2].copy()
+    upside_down[:3, :3] = upside_down[:3, :3] @ np.diag([1.0, -1.0, -1.0])
+    sitk.WriteImage(subject(upside_down), str(tmp_path / "head.nii.gz"))
+    rows += ["air,air.nii.gz,g", "torn,torn.nii.gz,g", "upside-down,head.nii.gz,g"]
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    result = run("build", tmp_path / "cohort.csv", "--out", out, *QUICK, "--hold-out", "0")
+    assert result.exit_code == 3, result.output
+    record = json.loads((out / "atlas.json").read_text())
+    reasons = {row["id"]: row["reason"] for row in record["left_out"]}
+    assert set(reasons) == {"air", "torn", "upside-down"}
+    assert "shows nothing" in reasons["air"]
+    assert reasons["torn"].startswith("CORRUPT_FILE")
+    assert record["subjects_averaged"] == 6
+    assert all(name in (out / "qc.html").read_text() for name in reasons)
+
+
+def test_refine_takes_new_subjects_without_the_old_images(images, finished, tmp_path):
+    matrix = known_maps()[4]
+    (tmp_path / "new").mkdir()
+    sitk.WriteImage(subject(matrix, seed=9), str(tmp_path / "new" / "s9.nii.gz"))
+    out = tmp_path / "out"
+    result = run("refine", finished, tmp_path / "new", "--out", out)
+    assert result.exit_code == 0, result.output
+    record = json.loads((out / "atlas.json").read_text())
+    assert record["subjects_averaged"] == 7
+    assert record["started_from"] == "an atlas"
+    first, second = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "atlas.nii.gz")))
+        for folder in (finished, out)
+    )
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--start", "nobody"), "start must be mean, medoid or the id"),
+        (("--workers", "2", "--scheduler", "tcp://x:1"), "exclude each other"),
+    ],
+)
+def test_wrong_options_are_told(images, tmp_path, words, message):
+    result = run("build", images, "--out", tmp_path / "out", *QUICK, *words)
+    assert result.exit_code != 0
+    assert message in result.output
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    (tmp_path / "nothing").mkdir()
+    result = run("build", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "no images or CT series" in result.output
