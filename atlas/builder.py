@@ -37,7 +37,7 @@ from atlas.subject_transform import (
 )
 from atlas.work_folder import WorkFolder
 from registration.atomic_files import remove_parts
-from registration.geometry import ImageGrid, transform_points
+from registration.geometry import Ellipsoid, ImageGrid, transform_points
 from registration.transforms_dense import displacement_field_mm
 
 TaskT = TypeVar("TaskT")
@@ -236,7 +236,9 @@ class AtlasBuilder:
         )
         if stage.kind != "deformable":
             variant = "affine"
-            drift = self._update_affine(number, averaged, before, records[0])
+            drift = self._update_affine(
+                number, averaged, before, records[0], regions.tight if stage.focused else None
+            )
             mean = self._averaged(number, variant, grid, averaged)
             over = verdict.is_over(stage, self.settings, change(before, mean))
         else:
@@ -345,27 +347,33 @@ class AtlasBuilder:
         averaged: Sequence[str],
         before: AtlasMean,
         start: Mapping[str, Any],
+        focus: Ellipsoid | None,
     ) -> float:
-        """Give the atlas the mean size, shape, pose and place; how far that moved it, mm."""
+        """Give the atlas the mean size, shape, pose and place; how far that moved it, mm.
+
+        What is focused on keeps its place, as its region is told in the space of the atlas.
+        Otherwise the mean of the subjects' middles becomes the origin.
+        """
         matrices = {
             name: read_subject_transform(self.work.found(number, name)).matrix
             for name in self.subjects
         }
-        middle = before.grid.center
+        middle = before.grid.center if focus is None else np.array(focus.center_mm)
         back = drift_correction([matrices[name] for name in averaged], middle)
-        if self.settings.pose == "principal":
+        if self.settings.pose == "principal" and focus is None:
             turn = np.eye(4)
             turn[:3, :3] = principal_rotation(before)
             turn[:3, 3] = middle - turn[:3, :3] @ middle
             back = back @ turn
-        anchors = [name for name in averaged if name in start["anchors"]] or list(averaged)
-        places = [
-            transform_points(np.linalg.inv(matrices[name] @ back), start["starts_mm"][name])
-            for name in anchors
-        ]
-        shift = np.eye(4)
-        shift[:3, 3] = np.mean(places, axis=0)
-        back = back @ shift
+        if focus is None:
+            anchors = [name for name in averaged if name in start["anchors"]] or list(averaged)
+            places = [
+                transform_points(np.linalg.inv(matrices[name] @ back), start["starts_mm"][name])
+                for name in anchors
+            ]
+            shift = np.eye(4)
+            shift[:3, 3] = np.mean(places, axis=0)
+            back = back @ shift
         for name in self.subjects:
             found = read_subject_transform(self.work.found(number, name))
             kept = SubjectTransform(found.matrix @ back, found.warps, found.facts)

@@ -170,3 +170,14 @@ def test_deformable_rounds_take_the_mean_displacement_out(tmp_path):
     assert similarities[-1] > similarities[0]
     assert "s5" not in result.records[-1]["averaged"]
     assert result.records[-1]["held_out_similarity"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_network_trained_on_the_cohort_registers_it(tmp_path):
+    stages = (Stage("affine", 1), Stage("deformable", 1, 8.0, steps=10, shrink=1))
+    images = dict(list(cohort().items())[:3])
+    result, builder = build(images, tmp_path, stages=stages, method="network", network_steps=3)
+    assert [record["averaged"] for record in result.records[1:]] == [["s0", "s1", "s2"]] * 2
+    found = transforms(result, builder)
+    assert all(len(transform.warps) == 2 for transform in found)
+    assert result.records[-1]["similarity"] > 0.99
