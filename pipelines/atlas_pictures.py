@@ -20,6 +20,9 @@ WINDOW_CT_HU = (-300.0, 400.0)
 GRID_LINES = 16
 """Lines of a deformed grid along the longer side of a plane."""
 
+DIM = 0.3
+"""Brightness of an overlay where either atlas or subject ends."""
+
 CHART_WIDTH, CHART_HEIGHT = 300.0, 110.0
 """Size of a chart in its own units."""
 
@@ -98,9 +101,9 @@ def overlay_picture(
 ) -> Picture:
     """Atlas in magenta and subject in green on top of each other: gray where they agree."""
     a, b = (scaled(hung(plane, name), window) for plane in (mean, moved))
-    inside = np.isfinite(hung(moved, name))
-    b = np.where(inside, b, 0.0)
-    rgb = np.stack([a, b, a], axis=-1)
+    # where only one of them is, there is nothing to agree on: shown, but dim
+    shared = np.isfinite(hung(moved, name)) & np.isfinite(hung(mean, name))
+    rgb = np.stack([a, b, a], axis=-1) * np.where(shared, 1.0, DIM)[..., None]
     return _picture(np.rint(rgb * 255).astype(np.uint8), spacing_mm)
 
 
