@@ -87,7 +87,7 @@ def train(recipe: Recipe, folder: Path, *, command: Sequence[str]) -> None:
     )
     network = trainer.train()
     record: dict[str, Any] = {
-        "command": " ".join(["python", *command]),
+        "command": portable_command(command),
         "options": asdict(recipe.options),
         "training_images": len(training.images),
         "training_subjects": list(training.subjects),
@@ -97,6 +97,17 @@ def train(recipe: Recipe, folder: Path, *, command: Sequence[str]) -> None:
     if trainer.rows:
         record["last_validation"] = trainer.rows[-1]
     save_registration(folder, network, recipe.config, name=recipe.name, training=record)
+
+
+def portable_command(arguments: Sequence[str]) -> str:
+    """A command line that gives away no folder of the machine: absolute paths by their last part.
+
+    Example:
+        >>> portable_command(["benchmarks/digits.py", "--data", "/home/ann/digits", "--train"])
+        'python benchmarks/digits.py --data digits --train'
+    """
+    told = [Path(a).name if Path(a).is_absolute() else a for a in arguments]
+    return " ".join(["python", *told])
 
 
 def grouped_cohort(images: Sequence[CohortImage]) -> Cohort:

@@ -54,7 +54,9 @@ def test_a_network_is_trained_once_recorded_and_cut_to_its_first_stages(tmp_path
     record = json.loads((folder / "registration.json").read_text(encoding="utf-8"))
     assert record["training"]["training_subjects"] == ["a", "b", "c"]
     assert record["training"]["options"]["steps"] == 2
-    assert record["training"]["command"].startswith("python ")
+    command = record["training"]["command"]
+    assert command.startswith("python ")
+    assert " /" not in command
     again = trained_registrar(recipe(tmp_path), options(Path("elsewhere"), model=folder))
     images = [sitk.ReadImage(str(tmp_path / f"{name}.mha")) for name in "ab"]
     found, same = (r.register(*images).transform for r in (whole, again))
