@@ -13,20 +13,33 @@ if TYPE_CHECKING:
     from registration.training import TrainingOptions
 
 CINE_2D: Mapping[str, Any] = {
-    "registration": {"stages": [{"kind": "deformable", "downsamplings": [4, 4], "kernels": 16}]},
+    "registration": {
+        "stages": [
+            {
+                "kind": "deformable",
+                "downsamplings": [4, 4],
+                "kernels": [8, 16, 32, 64],
+                "convolutions": 2,
+            }
+        ]
+    },
     "training": {
-        "batch_size": 8,
+        "steps": 2000,
+        "batch_size": 4,
+        "learning_rate": 2e-3,
+        "objective": {"folding_weight": 1.0},
         "augmentation": {
-            "rotation_deg": 30.0,
-            "scale": 0.15,
-            "translation": 0.05,
-            "flip_axes": [0, 1],
-            "gamma": 0.3,
-            "moving_elastic_vox": 2.0,
+            "rotation_deg": 180.0,
+            "scale": 0.2,
+            "translation": 0.08,
+            "flip_axes": [1],
+            "elastic_vox": 6.0,
+            "gamma": 0.2,
+            "noise": 0.01,
         },
     },
 }
-"""DIRNet as published, for pairs of 2-D slices of one patient."""
+"""DIRNet with few kernels at full resolution, for pairs of 2-D slices of one patient."""
 
 STACK_3D: Mapping[str, Any] = {
     "registration": {
