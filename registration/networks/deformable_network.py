@@ -10,6 +10,7 @@ import keras
 from keras import layers, ops
 
 from registration.layers.bspline_field import BSplineField
+from registration.layers.pair_normalization import PairNormalization
 from registration.layers.pooled_convolution import PooledConvolution2D
 from registration.layers.thin_plate_spline_field import ThinPlateSplineField
 from registration.layers.velocity_integration import VelocityIntegration
@@ -20,6 +21,9 @@ ReceptiveField = Literal["baseline", "overlapping", "full"]
 
 FULL_IMAGE_DILATIONS = (1, 2, 4, 8)
 """Dilations after the last downsampling that let every control point see the whole image."""
+
+_NORMALIZATION: dict[str, Any] = {"momentum": 0.95, "epsilon": 1e-5}
+"""Epsilon below the variance of faint images, which 1e-3, the default, is not."""
 
 FOLD_FREE_SHARE = 0.4
 """Largest displacement of a control point, as a share of the spacing, at which a cubic
@@ -46,6 +50,7 @@ class DeformableConfig:
         normalization: `"batch"` normalizes the images and the features after every convolution
             and its pooling; `None` is as published. With features near zero ELU is next to linear,
             and a network without it takes ten times the steps to learn to move anything.
+        activation: `"elu"`, as published, or `"relu"`.
         stem_stride: Stride of the first convolution per axis, in place of its pooling;
             makes large 3-D images several times cheaper. 1 keeps the published layout.
         displacement_limit: Largest displacement of a control point as a share of the
@@ -61,6 +66,7 @@ class DeformableConfig:
     convolutions: int = 0
     hidden_layers: int = 2
     normalization: Literal["batch"] | None = "batch"
+    activation: Literal["elu", "relu"] = "elu"
     stem_stride: int = 1
     displacement_limit: float | None = None
     diffeomorphic: bool = False
@@ -71,6 +77,7 @@ class DeformableConfig:
             "transformer": ("bspline3", "bspline2", "thin_plate_spline"),
             "receptive_field": ("baseline", "overlapping", "full"),
             "normalization": ("batch", None),
+            "activation": ("elu", "relu"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -138,8 +145,11 @@ def deformable_network(
     shape = (None,) * config.dimension if image_shape is None else tuple(image_shape)
     fixed = keras.Input((*shape, 1), name="fixed")
     moving = keras.Input((*shape, 1), name="moving")
-    features = layers.Concatenate(name="pair")([fixed, moving])
-    features = _normalized(features, config, "pair")
+    if config.normalization is None:
+        features = layers.Concatenate(name="pair")([fixed, moving])
+    else:
+        normalization = PairNormalization(name="normalization_pair", **_NORMALIZATION)
+        features = normalization(fixed, moving)
     features = _encode(features, config)
     for number in range(config.hidden_layers):
         features = _convolution(config, 1, name=f"hidden_{number + 1}")(features)
@@ -197,7 +207,7 @@ def _encode(features: Any, config: DeformableConfig) -> Any:
         kernels = config.kernels_per_level[level]
         by_stride = config.downsampling == "strided" or (level == 0 and config.stem_stride == 2)
         if level == 0 and strides == (2, 2) and not by_stride and config.downsampling == "average":
-            stem = PooledConvolution2D(kernels, activation="elu", name="convolution_1")
+            stem = PooledConvolution2D(kernels, activation=config.activation, name="convolution_1")
             features = _normalized(stem(features), config, "1")
             continue
         convolution = _convolution(
@@ -229,10 +239,7 @@ def _encode(features: Any, config: DeformableConfig) -> Any:
 def _normalized(features: Any, config: DeformableConfig, name: str) -> Any:
     if config.normalization is None:
         return features
-    # epsilon below the variance of faint images, which 1e-3, the default, is not
-    normalization = layers.BatchNormalization(
-        momentum=0.95, epsilon=1e-5, name=f"normalization_{name}"
-    )
+    normalization = layers.BatchNormalization(name=f"normalization_{name}", **_NORMALIZATION)
     return normalization(features)
 
 
@@ -241,7 +248,7 @@ def _convolution(config: DeformableConfig, kernel_size: int, **changes: Any) -> 
         "filters": config.kernels_per_level[-1],
         "kernel_size": kernel_size,
         "padding": "same",
-        "activation": "elu",
+        "activation": config.activation,
         **changes,
     }
     return (layers.Conv2D if config.dimension == 2 else layers.Conv3D)(**arguments)

@@ -17,6 +17,7 @@ VARIANTS = {
     "full image": {"receptive_field": "full"},
     "diffeomorphic": {"diffeomorphic": True},
     "limited": {"displacement_limit": 0.4},
+    "rectified": {"activation": "relu"},
 }
 
 
