@@ -12,9 +12,9 @@ from keras import ops
 class PairNormalization(keras.layers.BatchNormalization):
     """Normalizes fixed and moving image by the statistics of training, and stacks them.
 
-    The usual layer is slow on two channels: its inner loop is two values long, and on a slice of
-    256 x 256 it took as long as all convolutions after the second. In use every image is
-    multiplied by one number and another is added before they become channels.
+    On two channels the usual layers are slow, as their inner loops are two values long: on a
+    slice of 256 x 256, stacking and normalizing took a third of the whole network. In use, every
+    image is multiplied by one number and another is added; a transposition makes them channels.
 
     Args:
         **kwargs: Arguments of `keras.layers.BatchNormalization`.
@@ -47,11 +47,13 @@ class PairNormalization(keras.layers.BatchNormalization):
             return super().call(ops.concatenate([fixed, moving], axis=-1), training=training)
         scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
         shift = self.beta - self.moving_mean * scale
-        # without the channel, so that the loops run along the image
-        images = [
-            ops.squeeze(image, -1) * scale[n] + shift[n] for n, image in enumerate((fixed, moving))
+        shape = ops.shape(fixed)
+        flat = [
+            ops.reshape(image, (shape[0], -1)) * scale[n] + shift[n]
+            for n, image in enumerate((fixed, moving))
         ]
-        return ops.stack(images, axis=-1)
+        stacked = ops.transpose(ops.stack(flat, axis=1), (0, 2, 1))
+        return ops.reshape(stacked, (*shape[:-1], 2))
 
     def compute_output_shape(self, fixed_shape: Any, moving_shape: Any) -> Any:
         return (*fixed_shape[:-1], fixed_shape[-1] + moving_shape[-1])
