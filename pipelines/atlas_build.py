@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import time
@@ -36,6 +35,7 @@ from atlas.subjects import Subject, held_out_ids
 from atlas.work_folder import WORK_NAME, WorkFolder
 from pipelines.atlas_cohort import CohortEntry, PrepareTask, prepare, read_refusal
 from pipelines.atlas_report import REPORT_NAME, write_report
+from pipelines.log_file import LOGGER, logging_to
 from pipelines.output_lock import locked
 from pipelines.single_thread import SINGLE_THREAD
 from pipelines.version import package_versions, program_version
@@ -54,8 +54,6 @@ OWN_FOLDERS = ("transforms", "jacobians", "labels", WORK_NAME)
 KEEP = ("outputs", "work", "rounds")
 """What stays when an atlas is finished: results only; prepared subjects and last transforms,
 from which `refine` goes on; or the files of every round."""
-
-LOGGER = logging.getLogger("calcium_score")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +138,7 @@ def build_atlas(
     """
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with locked(out), _logging_to(out / LOG_NAME):
+    with locked(out), logging_to(out / LOG_NAME, delay=True):
         if execution.fresh:
             remove_build(out)
         work = WorkFolder(out / WORK_NAME)
@@ -480,18 +478,3 @@ def _digest_names() -> tuple[str, ...]:
 
 def _digests(out: Path) -> dict[str, str]:
     return {name: sha256(out / name) for name in _digest_names() if (out / name).exists()}
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = LOGGER.propagate
-    LOGGER.addHandler(handler)
-    LOGGER.propagate = False
-    try:
-        yield
-    finally:
-        LOGGER.removeHandler(handler)
-        handler.close()
-        LOGGER.propagate = before

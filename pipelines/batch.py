@@ -7,7 +7,6 @@ scored again: its row points to the folder that holds its result.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import platform
 import time
@@ -19,6 +18,7 @@ from typing import Protocol
 
 from pipelines.index import index_html
 from pipelines.journal import JOURNAL_NAME, Journal, journal_key
+from pipelines.log_file import LOGGER, logging_to
 from pipelines.output_lock import locked
 from pipelines.results import STATUSES, ScanResult, json_text, printable, table_text
 from pipelines.scan_folder import RESULT_NAME, SCANS_FOLDER, remove_own_files, scan_folder
@@ -34,7 +34,6 @@ LOG_NAME = "run.log"
 HASH_DIGITS_IN_NAME = 8
 """Digits of the content hash that tell two series of one pseudonym apart."""
 
-LOGGER = logging.getLogger("calcium_score")
 """What goes to `run.log`: pseudonyms, statuses, tracebacks; never a header's value."""
 
 
@@ -183,7 +182,7 @@ class Batch:
         self._n_series = len(candidates)
         out = self.settings.out
         (out / SCANS_FOLDER).mkdir(parents=True, exist_ok=True)
-        with locked(out), _logging_to(out / LOG_NAME):
+        with locked(out), logging_to(out / LOG_NAME, level=logging.INFO):
             journal = self._open_journal()
             LOGGER.info("run of %d series with %s", len(candidates), self.settings.model.label)
             for task, outcome in self._outcomes(self._tasks(candidates, journal)):
@@ -291,20 +290,3 @@ def _log(outcome: Outcome) -> None:
     LOGGER.info("%s %s %s", result.scan_id, result.status, result.reasons or "-")
     if outcome.traceback:
         LOGGER.error("%s\n%s", result.scan_id, outcome.traceback.rstrip())
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = LOGGER.level, LOGGER.propagate
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False
-    try:
-        yield
-    finally:
-        LOGGER.removeHandler(handler)
-        handler.close()
-        LOGGER.setLevel(before[0])
-        LOGGER.propagate = before[1]
