@@ -75,7 +75,8 @@ class ImageGrid:
                 f"Received: size={self.size}, spacing={self.spacing}"
             )
         matrix = self.direction_matrix
-        if not np.allclose(matrix @ matrix.T, np.eye(dimension), atol=DIRECTION_ATOL):
+        deviation = np.abs(matrix @ matrix.T - np.eye(dimension)).max()
+        if not deviation <= DIRECTION_ATOL:  # so that NaN is refused as well
             raise ValueError(f"direction must be orthonormal. Received: {self.direction}")
 
     @classmethod

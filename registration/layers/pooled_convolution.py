@@ -5,7 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
+
+
+def _kernel_elements() -> NDArray[np.int64]:
+    """Element of a 3x3 kernel between the pixels of 2x2 blocks, or 9 where there is none.
+
+    Returns:
+        Indices by block below the kernel, pixel of that block, pixel of the output's block;
+        blocks and pixels counted along rows first, shape `(4 * 4 * 4,)`.
+    """
+    block, pixel, output = np.meshgrid(*[np.arange(4)] * 3, indexing="ij")
+    row = 2 * (block // 2) + pixel // 2 - output // 2
+    column = 2 * (block % 2) + pixel % 2 - output % 2
+    inside = (row >= 0) & (row < 3) & (column >= 0) & (column < 3)
+    return np.where(inside, 3 * row + column, 9).ravel()
+
+
+_KERNEL_ELEMENTS = _kernel_elements()
 
 
 @keras.saving.register_keras_serializable(package="registration")
@@ -69,15 +88,13 @@ class PooledConvolution2D(keras.layers.Conv2D):
 
     def _block_kernel(self, channels: int) -> Any:
         """Kernel from 2x2 blocks to the four outputs of one block, `(2, 2, 4 c, 4 filters)`."""
-        kernel = ops.convert_to_tensor(self.kernel)
-        shifted = []
-        for row in (0, 1):
-            for column in (0, 1):
-                pad = ((row, 1 - row), (column, 1 - column), (0, 0), (0, 0))
-                wide = ops.reshape(ops.pad(kernel, pad), (2, 2, 2, 2, channels, self.filters))
-                wide = ops.transpose(wide, (0, 2, 1, 3, 4, 5))
-                shifted.append(ops.reshape(wide, (2, 2, 4 * channels, self.filters)))
-        return ops.concatenate(shifted, axis=-1)
+        kernel = ops.reshape(ops.convert_to_tensor(self.kernel), (9, channels * self.filters))
+        padded = ops.pad(kernel, ((0, 1), (0, 0)))
+        wide = ops.take(padded, _KERNEL_ELEMENTS, axis=0)
+        wide = ops.reshape(wide, (4, 4, 4, channels, self.filters))
+        return ops.reshape(
+            ops.transpose(wide, (0, 1, 3, 2, 4)), (2, 2, 4 * channels, 4 * self.filters)
+        )
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

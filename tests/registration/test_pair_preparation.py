@@ -25,6 +25,14 @@ def test_percentiles_become_zero_and_one_and_the_rest_is_clipped():
     assert scaled[0, [0, 10, 50, 90, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
 
 
+@pytest.mark.parametrize("percentiles", [(0.0, 100.0), (0.5, 99.5), (37.3, 61.9)])
+@pytest.mark.parametrize("size", [1, 2, 7, 500])
+def test_limits_are_those_of_numpy(percentiles, size):
+    values = np.random.default_rng(size).normal(size=size).astype(np.float32)
+    found = IntensityScaling(percentiles=percentiles).limits(values)
+    assert found == pytest.approx(np.percentile(values, percentiles), abs=1e-6)
+
+
 def test_window_scales_every_image_alike():
     scaling = IntensityScaling(window=(-1000, 200))
     assert scaling.apply(np.array([-1000, -400, 500], np.int16)).tolist() == pytest.approx(
