@@ -5,6 +5,11 @@
 `FOLDER` holds one folder per patient (`SC-HF-I-*`) with `frames/*.dcm` and
 `contours/*.txt`, as the Sunnybrook Cardiac Data come. `--pictures` adds stacks of the
 pictures of `cine2d`, whose spacing is taken as 1.37 x 1.37 x 8 mm. Both directions.
+
+A heart is registered by a network that has not been trained on its patient: the one that leaves
+out this patient alone if there is one, or else the one trained on most images. `--train` leaves
+out one patient of `--data` after the other; with `--together` all of them at once, as it does
+for `--pictures`.
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ def main() -> None:
     parser = options_parser(__doc__, METHODS)
     parser.add_argument("--pictures", type=Path, help="folder with images/ and labels/")
     parser.add_argument("--training", type=Path, help="folder like --pictures to train on too")
+    parser.add_argument("--together", action="store_true", help="one network for all of --data")
     options = parse_options(parser)
     if options.data is None and options.pictures is None:
         parser.error("--data or --pictures is needed")
@@ -50,7 +56,8 @@ def main() -> None:
 
     text = ""
     for name, hearts in read_hearts(options):
-        groups = [[heart] for heart in hearts] if name == "cine3d" else [hearts]
+        single = name == "cine3d" and not options.together
+        groups = [[heart] for heart in hearts] if single else [hearts]
         rows, notes = [], [f"{len(hearts)} hearts, both directions."]
         for group in groups:  # one network per group, trained without its patients
             pairs = [pair for heart in group for pair in both_directions(heart)]
@@ -105,21 +112,26 @@ def method(name: str, options, hearts: list):
 
 def network(name: str, options, hearts: list):
     """A network that has seen none of the hearts."""
-    from cine3d_recipes import recipe, refinement
+    from cine3d_recipes import network_name, recipe, refinement
     from cine_frames import patient_key
-    from trained_registrars import trained_registrar
+    from trained_registrars import trained_registrar, untouched_network
 
     base = name.removesuffix(REFINED)
+    patients = {patient_key(heart.patient) for heart in hearts}
+    left_out = hearts[0].patient if len(hearts) == 1 else f"{len(hearts)}-patients"
     how = recipe(
         base,
-        left_out=hearts[0].patient if len(hearts) == 1 else "pictures",
+        left_out=left_out,
         hearts=options.data,
         pictures=options.training,
-        test={patient_key(heart.patient) for heart in hearts},
+        test=patients,
         work=options.out / "volumes",
     )
+    known = None
+    if not options.train:
+        known = untouched_network(network_name(base), patients, options, key=patient_key)
     steps = refinement(base) if name.endswith(REFINED) else None
-    return trained_registrar(how, options, refinement=steps)
+    return trained_registrar(how, options, refinement=steps, known=known)
 
 
 def elastix(name: str, threads: int):

@@ -69,13 +69,17 @@ def recipe(
     options = replace(
         TRAINING, objective=Objective("ncc", bending_weight=weight, folding_weight=1.0)
     )
-    kind = name.replace("+", "-")
     return Recipe(
-        f"cine3d-{kind}-without-{left_out}",
+        f"{network_name(name)}-without-{left_out}",
         CONFIG,
         options,
         lambda: cohorts(hearts, pictures, test, work),
     )
+
+
+def network_name(name: str) -> str:
+    """What the folders of all networks of a kind begin with."""
+    return f"cine3d-{name.replace('+', '-')}"
 
 
 def refinement(name: str) -> RefinementOptions:

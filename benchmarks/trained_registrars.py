@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ class Recipe:
 
 
 def trained_registrar(
-    recipe: Recipe, options: argparse.Namespace, *, refinement: RefinementOptions | None = None
+    recipe: Recipe,
+    options: argparse.Namespace,
+    *,
+    refinement: RefinementOptions | None = None,
+    known: Path | None = None,
 ) -> NetworkRegistrar:
     """The network of a recipe: from `--model`, from an earlier `--train`, or as shipped.
 
@@ -53,6 +58,7 @@ def trained_registrar(
         recipe: What is wanted.
         options: Command line with `model`, `train` and `out`.
         refinement: Optimizer steps per pair after the network.
+        known: Folder of another network that will do where there is none of the recipe.
 
     Raises:
         SystemExit: If there are no weights and training was not asked for.
@@ -61,7 +67,7 @@ def trained_registrar(
     places = [own, SHIPPED / recipe.name]
     if options.model is not None:
         places = [options.model, options.model / recipe.name]
-    folder = next((p for p in places if (p / DESCRIPTION_NAME).is_file()), None)
+    folder = next((p for p in places if (p / DESCRIPTION_NAME).is_file()), known)
     if folder is None and options.train:
         folder = own
         train(recipe, folder, command=sys.argv)
@@ -71,6 +77,32 @@ def trained_registrar(
             "Give --model FOLDER, or --train."
         )
     return load_registration(folder, refinement=refinement)
+
+
+def untouched_network(
+    kind: str,
+    subjects: Collection[str],
+    options: argparse.Namespace,
+    *,
+    key: Callable[[str], str] = str,
+) -> Path | None:
+    """Folder of the network of a kind that has been trained on most, but on none of some subjects.
+
+    Args:
+        kind: Beginning of the folders' names, before `-without-`.
+        subjects: Who must not have been seen, in training or validation; as `key` gives them.
+        options: Command line with `model` and `out`.
+        key: What subjects of a record are compared by.
+    """
+    best: tuple[int, Path] | None = None
+    for place in (options.model, options.out / "models", SHIPPED):
+        for path in sorted(place.glob(f"{kind}-without-*/{DESCRIPTION_NAME}") if place else ()):
+            record = json.loads(path.read_text(encoding="utf-8"))["training"]
+            seen = [*record["training_subjects"], *record["validation_subjects"]]
+            if {key(s) for s in seen}.isdisjoint(subjects):
+                found = record["training_images"], path.parent
+                best = found if best is None or found[0] > best[0] else best
+    return best[1] if best else None
 
 
 def train(recipe: Recipe, folder: Path, *, command: Sequence[str]) -> None:

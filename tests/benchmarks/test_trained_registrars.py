@@ -72,3 +72,32 @@ def test_images_of_a_group_are_paired_either_way_round():
 
     images = [CohortImage(Path(n), g, n) for n, g in (("a", "1"), ("b", "2"), ("c", "1"))]
     assert set(grouped_cohort(images).pairs) == {(0, 2), (2, 0)}
+
+
+def test_the_network_trained_on_most_of_those_that_have_not_seen_a_subject_is_taken(tmp_path):
+    from trained_registrars import untouched_network
+
+    def known(name, images, *, training, validation=()):
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        training = {
+            "training_images": images,
+            "training_subjects": training,
+            "validation_subjects": validation,
+        }
+        path = folder / "registration.json"
+        path.write_text(json.dumps({"training": training}), encoding="utf-8")
+
+    known("mine-without-a", 3, training=["B", "C"])
+    known("mine-without-a-and-b", 2, training=["C"])
+    known("mine-without-c", 9, training=["B"], validation=["A"])
+    known("other-without-d", 99, training=["B"])
+
+    def name_of(*subjects):
+        found = untouched_network("mine", set(subjects), options(tmp_path), key=str.lower)
+        return found and found.name
+
+    assert name_of("a") == "mine-without-a"
+    assert name_of("a", "b") == "mine-without-a-and-b"
+    assert name_of("d") == "mine-without-c"
+    assert name_of("a", "c") is None
