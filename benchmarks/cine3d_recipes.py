@@ -23,15 +23,15 @@ BENDING_WEIGHTS = {"dlir": 0.0, "dlir+bending": 20.0}
 """Weight of the bending energy, mm²."""
 
 CONFIG = RegistrationConfig(
-    (DeformableConfig(downsamplings=(1, 4, 4), kernels=16, convolutions=1),),
+    (DeformableConfig(downsamplings=(1, 4, 4), kernels=(8, 16, 32, 64), convolutions=2),),
     spacing_mm=(1.4, 1.4, 8.0),
 )
 """Control points every 22 mm in the plane and every 16 mm across."""
 
 TRAINING = TrainingOptions(
     steps=800,
-    batch_size=1,
-    learning_rate=1.5e-3,
+    batch_size=2,
+    learning_rate=2e-3,
     augmentation=Augmentation(
         rotation_deg=180.0,
         scale=0.15,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from keras import ops
 
 from registration.bending import bending_energy, control_point_bending_energy
+from registration.bspline_jacobian import bspline_jacobian_determinant
 from registration.similarity import (
     folding_penalty,
     local_normalized_cross_correlation,
@@ -80,8 +81,8 @@ class Objective:
 
         Args:
             displacement_field: Voxels, array axis order, shape `(batch, *shape, d)`.
-            control_points: Those of the field, if it is a B-spline: the energy is then exact
-                and takes no pass over the voxels.
+            control_points: Those of the field, if it is a B-spline: energy and determinants are
+                then exact and take no pass over the voxels.
             spacing: Control point spacing per array axis, voxels.
             spacing_mm: Voxel spacing per array axis, mm.
             order: Degree of the spline.
@@ -100,7 +101,16 @@ class Objective:
                 )
             total = total + self.bending_weight * energy
         if self.folding_weight > 0:
-            folding = folding_penalty(jacobian_determinant(displacement_field))
+            if control_points is None:
+                determinants = jacobian_determinant(displacement_field)
+            else:
+                determinants = bspline_jacobian_determinant(
+                    control_points,
+                    ops.shape(displacement_field)[1:-1],
+                    spacing=spacing,
+                    order=order,
+                )
+            folding = folding_penalty(determinants)
             total = total + self.folding_weight * folding
         return total
 

@@ -136,30 +136,47 @@ def jacobian_determinant(displacement_field: Any) -> Any:
     """
     field = ops.cast(displacement_field, "float32")
     dimension = field.shape[-1]
-    rows = []
-    for axis in range(dimension):
-        gradient = _difference(field, axis + 1)
-        unit = [1.0 if a == axis else 0.0 for a in range(dimension)]
-        rows.append(gradient + ops.convert_to_tensor(unit, "float32"))
-    a = rows
-    if dimension == 2:
-        return a[0][..., 0] * a[1][..., 1] - a[0][..., 1] * a[1][..., 0]
-    minor = [
-        a[1][..., 1] * a[2][..., 2] - a[1][..., 2] * a[2][..., 1],
-        a[1][..., 0] * a[2][..., 2] - a[1][..., 2] * a[2][..., 0],
-        a[1][..., 0] * a[2][..., 1] - a[1][..., 1] * a[2][..., 0],
+    # components apart: the gradient of every slice of a channel would be a whole field
+    components = [
+        ops.squeeze(component, axis=-1) for component in ops.split(field, dimension, axis=-1)
     ]
-    return a[0][..., 0] * minor[0] - a[0][..., 1] * minor[1] + a[0][..., 2] * minor[2]
+    return determinant(
+        [
+            [
+                _difference(component, axis + 1) + (1.0 if axis == number else 0.0)
+                for number, component in enumerate(components)
+            ]
+            for axis in range(dimension)
+        ]
+    )
+
+
+def determinant(rows: Sequence[Sequence[Any]]) -> Any:
+    """Determinant of 2 x 2 or 3 x 3 matrices whose elements are tensors of one shape."""
+    a = rows
+    if len(a) == 2:
+        return a[0][0] * a[1][1] - a[0][1] * a[1][0]
+    minor = [
+        a[1][1] * a[2][2] - a[1][2] * a[2][1],
+        a[1][0] * a[2][2] - a[1][2] * a[2][0],
+        a[1][0] * a[2][1] - a[1][1] * a[2][0],
+    ]
+    return a[0][0] * minor[0] - a[0][1] * minor[1] + a[0][2] * minor[2]
 
 
 def _difference(field: Any, axis: int) -> Any:
-    """Derivative along an axis, per voxel, of the same shape."""
-    length = ops.shape(field)[axis]
-    before = ops.clip(ops.arange(length) - 1, 0, length - 1)
-    after = ops.clip(ops.arange(length) + 1, 0, length - 1)
-    gap = ops.cast(after - before, "float32")
-    gap = ops.reshape(gap, [-1] + [1] * (len(field.shape) - axis - 1))
-    return (ops.take(field, after, axis=axis) - ops.take(field, before, axis=axis)) / gap
+    """Derivative along an axis, per voxel, of the same shape.
+
+    Of slices, whose gradient is a padding: that of taken rows is a sum over indices, which for
+    a 3-D field lasts longer than the rest of a training step.
+    """
+
+    def part(start: int | None, stop: int | None) -> Any:
+        return field[(*[slice(None)] * axis, slice(start, stop))]
+
+    inner = 0.5 * (part(2, None) - part(None, -2))
+    borders = part(1, 2) - part(None, 1), part(-1, None) - part(-2, -1)
+    return ops.concatenate([borders[0], inner, borders[1]], axis=axis)
 
 
 def _neighbors(positions: Any, spatial: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
