@@ -13,7 +13,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 from cine_frames import PHASES, CineFrame, find_frames, patient_key
-from trained_registrars import Recipe, grouped_cohort, write_image
+from trained_registrars import Recipe, grouped_cohort, pairs_in_groups, write_image
 
 from registration.augmentation import Augmentation
 from registration.cohort import Cohort, CohortImage
@@ -64,13 +64,13 @@ AUGMENTATION = Augmentation(
 OBJECTIVE = Objective("ncc", bending_weight=0.0, folding_weight=1.0)
 
 TRAINING = TrainingOptions(
-    steps=1500,
+    steps=4000,
     batch_size=4,
     learning_rate=2e-3,
     objective=OBJECTIVE,
     symmetric=False,
     augmentation=AUGMENTATION,
-    evaluate_every=250,
+    evaluate_every=500,
     validation_pairs=64,
     seed=1,
 )
@@ -132,17 +132,17 @@ def balanced_cohort(
         pictures: Two of a slice make pairs.
         beating: Frames with their phases; those far enough apart in the cycle make pairs.
     """
-    twice = grouped_cohort(pictures)
-    first = len(twice.images)
+    shown = pairs_in_groups(pictures)
+    first = len(pictures)
     pairs = [
         (first + a, first + b)
         for a, (one, phase) in enumerate(beating)
         for b, (other, later) in enumerate(beating)
         if one.group == other.group and phases_apart(phase, later) >= LEAST_PHASES_APART
     ]
-    repeats = max(1, round(len(pairs) / len(twice.pairs)))
-    images = (*twice.images, *(image for image, _ in beating))
-    return Cohort(images, twice.pairs * repeats + tuple(pairs))
+    repeats = max(1, round(len(pairs) / len(shown))) if shown else 1
+    images = (*pictures, *(image for image, _ in beating))
+    return Cohort(images, shown * repeats + tuple(pairs))
 
 
 def phases_apart(first: int, second: int) -> int:

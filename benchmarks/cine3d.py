@@ -6,14 +6,15 @@
 `contours/*.txt`, as the Sunnybrook Cardiac Data come. `--pictures` adds stacks of the
 pictures of `cine2d`, whose spacing is taken as 1.37 x 1.37 x 8 mm. Both directions.
 
-A heart is registered by a network that has not been trained on its patient: the one that leaves
-out this patient alone if there is one, or else the one trained on most images. `--train` leaves
-out one patient of `--data` after the other; with `--together` all of them at once, as it does
-for `--pictures`.
+A heart is registered by a network that has not been trained on its patient. `--train` leaves out
+one patient of `--data` after the other, or several at a time with fewer `--folds`; for
+`--pictures` all at once. Without `--train` the network is taken that was trained on most images,
+but on none of a fold's patients.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser = options_parser(__doc__, METHODS)
     parser.add_argument("--pictures", type=Path, help="folder with images/ and labels/")
     parser.add_argument("--training", type=Path, help="folder like --pictures to train on too")
-    parser.add_argument("--together", action="store_true", help="one network for all of --data")
+    parser.add_argument("--folds", type=int, help="of --data; as many as patients by default")
     options = parse_options(parser)
     if options.data is None and options.pictures is None:
         parser.error("--data or --pictures is needed")
@@ -56,8 +57,7 @@ def main() -> None:
 
     text = ""
     for name, hearts in read_hearts(options):
-        single = name == "cine3d" and not options.together
-        groups = [[heart] for heart in hearts] if single else [hearts]
+        groups = in_folds(hearts, options.folds) if name == "cine3d" else [hearts]
         rows, notes = [], [f"{len(hearts)} hearts, both directions."]
         for group in groups:  # one network per group, trained without its patients
             pairs = [pair for heart in group for pair in both_directions(heart)]
@@ -82,6 +82,13 @@ def read_hearts(options) -> list:
     if options.pictures is not None:
         sources.append(("cine3d_pictures", stack_pictures(find_frames(options.pictures))))
     return sources
+
+
+def in_folds(hearts: list, folds: int | None) -> list:
+    """Neighbors in groups of about the same size, each heart for itself by default."""
+    count = min(folds or len(hearts), len(hearts))
+    ends = [round(len(hearts) * k / count) for k in range(count + 1)]
+    return [hearts[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def both_directions(heart) -> list:
@@ -118,7 +125,8 @@ def network(name: str, options, hearts: list):
 
     base = name.removesuffix(REFINED)
     patients = {patient_key(heart.patient) for heart in hearts}
-    left_out = hearts[0].patient if len(hearts) == 1 else f"{len(hearts)}-patients"
+    names = [heart.patient for heart in hearts]
+    left_out = names[0] if len(names) == 1 else f"{names[0]}-to-{names[-1]}"
     how = recipe(
         base,
         left_out=left_out,

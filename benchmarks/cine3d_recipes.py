@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import SimpleITK as sitk
+from cine2d_recipes import balanced_cohort
 from cine_frames import find_frames, patient_key
 from cine_stacks import read_phases, stack_pictures
 from trained_registrars import Recipe, grouped_cohort, write_image
@@ -51,6 +52,10 @@ TRAINING = TrainingOptions(
 REFINEMENT_STEPS = 30
 
 
+JUDGES = 2
+"""Patients that choose the best step."""
+
+
 def recipe(
     name: str, *, left_out: str, hearts: Path | None, pictures: Path | None, test: set[str],
     work: Path,
@@ -89,29 +94,37 @@ def refinement(name: str) -> RefinementOptions:
 
 
 def cohorts(
-    hearts: Path | None, pictures: Path | None, test: set[str], work: Path
+    hearts: Path | None, stacks: Path | None, test: set[str], work: Path
 ) -> tuple[Cohort, Cohort]:
-    """Volumes to train on, and those of the last training patient, which choose the best step.
+    """Volumes to train on, and those of the last patients, which choose the best step.
 
     Raises:
-        ValueError: If fewer than two patients are left.
+        ValueError: If too few patients are left.
     """
-    images = [*_phases(hearts, work), *_pictures(pictures, work)]
-    images = [image for image in images if patient_key(image.subject) not in test]
-    subjects = sorted({patient_key(image.subject) for image in images})
-    if len(subjects) < 2:
-        raise ValueError(f"two patients are needed to train on. Received: {subjects}")
-    judges = [image for image in images if patient_key(image.subject) == subjects[-1]]
-    rest = [image for image in images if patient_key(image.subject) != subjects[-1]]
-    return grouped_cohort(rest), grouped_cohort(judges)
+    beating = [(image, phase) for image, phase in _phases(hearts, work) if _key(image) not in test]
+    pictures = [image for image in _pictures(stacks, work) if _key(image) not in test]
+    subjects = sorted({_key(image) for image in pictures or [image for image, _ in beating]})
+    if len(subjects) <= JUDGES:
+        raise ValueError(f"{JUDGES + 1} patients are needed to train on. Received: {subjects}")
+    judges = subjects[-JUDGES:]
+    training = balanced_cohort(
+        [image for image in pictures if _key(image) not in judges],
+        [(image, phase) for image, phase in beating if _key(image) not in judges],
+    )
+    judging = [i for i in (*pictures, *(image for image, _ in beating)) if _key(i) in judges]
+    return training, grouped_cohort(judging)
 
 
-def _phases(folder: Path | None, work: Path) -> Iterable[CohortImage]:
+def _key(image: CohortImage) -> str:
+    return patient_key(image.subject)
+
+
+def _phases(folder: Path | None, work: Path) -> Iterable[tuple[CohortImage, int]]:
     for patient in sorted(folder.iterdir()) if folder is not None else ():
         if (patient / "frames").is_dir():
             for phase, volume in read_phases(patient).items():
                 path = write_image(volume, work / f"{patient.name}-{phase:02d}.mha")
-                yield CohortImage(path, patient.name, patient.name)
+                yield CohortImage(path, patient.name, patient.name), phase
 
 
 def _pictures(folder: Path | None, work: Path) -> Iterable[CohortImage]:

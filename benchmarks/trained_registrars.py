@@ -144,11 +144,15 @@ def portable_command(arguments: Sequence[str]) -> str:
 
 def grouped_cohort(images: Sequence[CohortImage]) -> Cohort:
     """Cohort in which any two images of a group make a pair, either way round."""
+    return Cohort(tuple(images), pairs_in_groups(images))
+
+
+def pairs_in_groups(images: Sequence[CohortImage]) -> tuple[tuple[int, int], ...]:
+    """Numbers of any two images of a group, either way round."""
     members: dict[str, list[int]] = {}
     for index, image in enumerate(images):
         members.setdefault(image.group, []).append(index)
-    pairs = [(a, b) for group in members.values() for a in group for b in group if a != b]
-    return Cohort(tuple(images), tuple(pairs))
+    return tuple((a, b) for group in members.values() for a in group for b in group if a != b)
 
 
 def write_image(image: sitk.Image, path: Path) -> Path:
