@@ -19,25 +19,25 @@ from registration.pair_preparation import IntensityScaling
 from registration.refinement import RefinementOptions
 from registration.training import TrainingOptions
 
-WORKING_SPACING_MM = (4.0, 4.0, 4.0)
+WORKING_SPACING_MM = (5.0, 5.0, 5.0)
 
 OBJECTIVE = Objective("ncc", bending_weight=10.0, folding_weight=1.0)
 
 CONFIG = RegistrationConfig(
     (
-        AffineConfig(dimension=3, kernels=16, poolings=4, translation_mm=40.0),
-        DeformableConfig(downsamplings=(4, 4, 4), kernels=16, convolutions=1, stem_stride=2),
-        DeformableConfig(downsamplings=(3, 3, 3), kernels=16, convolutions=1, stem_stride=2),
-        DeformableConfig(downsamplings=(2, 2, 2), kernels=16, convolutions=1, stem_stride=2),
+        AffineConfig(dimension=3, kernels=16, poolings=4, fusion="pair", translation_mm=40.0),
+        DeformableConfig((4, 4, 4), kernels=(16, 32, 32, 64), convolutions=2, stem_stride=2),
+        DeformableConfig((3, 3, 3), kernels=(16, 32, 64), convolutions=2, stem_stride=2),
+        DeformableConfig((2, 2, 2), kernels=(16, 32), convolutions=3, stem_stride=2),
     ),
     spacing_mm=WORKING_SPACING_MM,
     initialization="centers",
     scaling=IntensityScaling(window=(-1000.0, 500.0)),
 )
-"""Control points every 64, 32 and 16 mm."""
+"""Control points every 80, 40 and 20 mm."""
 
 TRAINING = TrainingOptions(
-    steps=(400, 300, 400, 500),
+    steps=(800, 500, 600, 900),
     batch_size=1,
     learning_rate=1.5e-3,
     objective=OBJECTIVE,
