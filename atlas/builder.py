@@ -9,36 +9,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atlas import tasks
-from atlas.affine_mean import drift_correction
 from atlas.atlas_mean import AtlasMean, read_mean, write_mean, write_planes
 from atlas.averaging import average
+from atlas.mean_update import AtlasError, MeanUpdate
 from atlas.progress import Progress
 from atlas.quality import (
     Doubt,
     change,
     doubtful,
     mean_pairwise_correlation,
-    principal_rotation,
     sharpness,
 )
 from atlas.registration_methods import Regions
 from atlas.settings import AtlasSettings, Stage
 from atlas.sharpening import sharpened
 from atlas.start_reference import START_VARIANT, StartReference
-from atlas.subject_transform import (
-    Matrix,
-    SubjectTransform,
-    Warp,
-    read_subject_transform,
-    write_subject_transform,
-)
+from atlas.subject_transform import Matrix, read_subject_transform, write_subject_transform
 from atlas.work_folder import WorkFolder
 from registration.atomic_files import remove_parts
-from registration.geometry import Ellipsoid, ImageGrid, transform_points
-from registration.transforms_dense import displacement_field_mm
+from registration.geometry import ImageGrid
 
 TaskT = TypeVar("TaskT")
 
@@ -49,10 +40,6 @@ Spread = Callable[
 
 LEAST_CHANGE_FACTOR = 10.0
 """Change of the atlas below which a stage may end, in units of the tolerance of similarity."""
-
-
-class AtlasError(RuntimeError):
-    """An atlas cannot be built; the message says why."""
 
 
 def in_this_process(
@@ -125,6 +112,7 @@ class AtlasBuilder:
         self.training = tuple(name for name in self.subjects if name not in held_out)
         self.held_out = tuple(name for name in self.subjects if name in held_out)
         self._spread = spread
+        self._update = MeanUpdate(work, self.subjects, settings)
         self._start = StartReference(work, self.training, self.subjects, settings, reference, known)
         self._keep_rounds = keep_rounds
         self._report = report
@@ -236,7 +224,7 @@ class AtlasBuilder:
         )
         if stage.kind != "deformable":
             variant = "affine"
-            drift = self._update_affine(
+            drift = self._update.affine(
                 number, averaged, before, records[0], regions.tight if stage.focused else None
             )
             mean = self._averaged(number, variant, grid, averaged)
@@ -244,11 +232,11 @@ class AtlasBuilder:
         else:
             at_most = verdict.rounds >= stage.rounds
             step = 1.0 if at_most else self.settings.shape_step
-            variant, drift = self._update_shape(number, averaged, step, grid)
+            variant, drift = self._update.shape(number, averaged, step, grid)
             mean = self._averaged(number, variant, grid, averaged)
             over = verdict.is_over(stage, self.settings, change(before, mean))
             if over and step < 1.0:  # a stage ends in the mean shape, all of it
-                variant, drift = self._update_shape(number, averaged, 1.0, grid)
+                variant, drift = self._update.shape(number, averaged, 1.0, grid)
                 mean = self._averaged(number, variant, grid, averaged)
         changed = change(before, mean)
         write_mean(mean, self.work.mean(number))
@@ -341,102 +329,6 @@ class AtlasBuilder:
             found[name] = transform.matrix, transform.facts
         return found
 
-    def _update_affine(
-        self,
-        number: int,
-        averaged: Sequence[str],
-        before: AtlasMean,
-        start: Mapping[str, Any],
-        focus: Ellipsoid | None,
-    ) -> float:
-        """Give the atlas the mean size, shape, pose and place; how far that moved it, mm.
-
-        What is focused on keeps its place, as its region is told in the space of the atlas.
-        Otherwise the mean of the subjects' middles becomes the origin.
-        """
-        matrices = {
-            name: read_subject_transform(self.work.found(number, name)).matrix
-            for name in self.subjects
-        }
-        middle = before.grid.center if focus is None else np.array(focus.center_mm)
-        back = drift_correction([matrices[name] for name in averaged], middle)
-        if self.settings.pose == "principal" and focus is None:
-            turn = np.eye(4)
-            turn[:3, :3] = principal_rotation(before)
-            turn[:3, 3] = middle - turn[:3, :3] @ middle
-            back = back @ turn
-        if focus is None:
-            anchors = [name for name in averaged if name in start["anchors"]] or list(averaged)
-            places = [
-                transform_points(np.linalg.inv(matrices[name] @ back), start["starts_mm"][name])
-                for name in anchors
-            ]
-            shift = np.eye(4)
-            shift[:3, 3] = np.mean(places, axis=0)
-            back = back @ shift
-        for name in self.subjects:
-            found = read_subject_transform(self.work.found(number, name))
-            kept = SubjectTransform(found.matrix @ back, found.warps, found.facts)
-            write_subject_transform(kept, self.work.kept(number, "affine", name))
-        corners = before.grid.physical_points(_corners(before.grid))
-        return float(np.linalg.norm(transform_points(back, corners) - corners, axis=-1).mean())
-
-    def _update_shape(
-        self, number: int, averaged: Sequence[str], step: float, grid: ImageGrid
-    ) -> tuple[str, float]:
-        """Take a share of the mean displacement out of every transform.
-
-        Control points of one lattice are averaged in place of dense fields: a B-spline is linear
-        in them. The correction is a B-spline of its own, so that the subjects stay in register.
-
-        Returns:
-            What the updated transforms are called, and the mean size of the displacement, mm.
-        """
-        variant = f"step-{step:g}"
-        total: Warp | None = None
-        for name in averaged:
-            warp = read_subject_transform(self.work.found(number, name)).warps[-1]
-            if total is None:
-                total = warp
-            elif total.fixed_parameters != warp.fixed_parameters:
-                raise AtlasError("all subjects of a round must have the same control points")
-            else:
-                total = Warp(
-                    total.fixed_parameters, total.parameters + warp.parameters, total.order
-                )
-        assert total is not None
-        mean = total.scaled(1.0 / len(averaged))
-        update = mean.scaled(-step)
-        if step == 1.0:
-            update = self._without_rest(number, averaged, update, grid)
-        for name in self.subjects:
-            found = read_subject_transform(self.work.found(number, name))
-            kept = SubjectTransform(found.matrix, (*found.warps, update), found.facts)
-            write_subject_transform(kept, self.work.kept(number, variant, name))
-        points = mean.parameters.reshape(3, -1)
-        return variant, float(np.linalg.norm(points, axis=0).mean())
-
-    def _without_rest(
-        self, number: int, averaged: Sequence[str], update: Warp, grid: ImageGrid
-    ) -> Warp:
-        """The update, with what is left of the mean of all stages together taken out as well.
-
-        Stages add up only to first order, so their means can be zero and that of their products
-        is not. The rest is small and smooth: its values at the control points are its
-        coefficients, nearly.
-        """
-        lattice = ImageGrid.from_image(update.to_transform().GetCoefficientImages()[0])
-        inside, part = _nodes_within(lattice, grid)
-        rest = np.zeros((*inside.shape, 3))
-        for name in averaged:
-            found = read_subject_transform(self.work.found(number, name))
-            deformation = SubjectTransform(np.eye(4), (*found.warps, update)).deformation()
-            rest += displacement_field_mm(deformation, inside)
-        rest /= len(averaged)
-        rest = np.pad(rest, [*part, (0, 0)], mode="edge")
-        correction = np.moveaxis(rest, -1, 0).ravel()
-        return Warp(update.fixed_parameters, update.parameters - correction, update.order)
-
     def _averaged(
         self, number: int, variant: str, grid: ImageGrid, averaged: Sequence[str]
     ) -> AtlasMean:
@@ -496,20 +388,3 @@ def _without(names: Sequence[str], doubts: Sequence[Doubt]) -> tuple[str, ...]:
 
 def _mean_of(values: Mapping[str, float], names: Sequence[str]) -> float:
     return float(np.mean([values[name] for name in names])) if names else float("nan")
-
-
-def _nodes_within(lattice: ImageGrid, grid: ImageGrid) -> tuple[ImageGrid, list[tuple[int, int]]]:
-    """The control points inside a grid, and how many lie before and after along array axes."""
-    ends = lattice.indices(grid.physical_points([[0] * 3, [n - 1 for n in grid.size]]))
-    first = np.clip(np.ceil(ends[0]), 0, np.array(lattice.size) - 1).astype(int)
-    last = np.clip(np.floor(ends[1]), first, np.array(lattice.size) - 1).astype(int)
-    origin = lattice.physical_points(first).tolist()
-    size = tuple((last - first + 1).tolist())
-    after = np.array(lattice.size) - 1 - last
-    outside = [(int(a), int(b)) for a, b in zip(first[::-1], after[::-1], strict=True)]
-    return ImageGrid(size, lattice.spacing, tuple(origin), lattice.direction), outside
-
-
-def _corners(grid: ImageGrid) -> NDArray[np.float64]:
-    ends = [(0.0, float(n - 1)) for n in grid.size]
-    return np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
