@@ -20,7 +20,7 @@ OBJECTIVE = Objective("ncc", bending_weight=0.15, folding_weight=1.0)
 
 CONFIG = RegistrationConfig(
     (
-        AffineConfig(dimension=3, kernels=16, poolings=3, fusion="pair"),
+        AffineConfig(3, kernels=24, poolings=3, dense_units=(128,), fusion="pair"),
         DeformableConfig((4, 4, 4), kernels=(16, 32, 32, 64), convolutions=2, stem_stride=2),
         DeformableConfig((3, 3, 3), kernels=(16, 32, 64), convolutions=2, stem_stride=2),
         DeformableConfig((2, 2, 2), kernels=(16, 32), convolutions=3, stem_stride=2),
@@ -31,7 +31,7 @@ CONFIG = RegistrationConfig(
 nearer than twins that each see one."""
 
 TRAINING = TrainingOptions(
-    steps=(1500, 1200, 1500, 2000),
+    steps=(3000, 2400, 1500, 2000),
     batch_size=4,
     learning_rate=2e-3,
     objective=OBJECTIVE,
@@ -40,9 +40,8 @@ TRAINING = TrainingOptions(
         scale=0.1,
         translation=0.03,
         elastic_vox=1.0,
-        gamma=0.2,
-        noise=0.02,
-        moving_rotation_deg=5.0,
+        gamma=0.1,
+        noise=0.01,
         elastic_spacing_vox=16,
     ),
     evaluate_every=150,

@@ -54,6 +54,8 @@ def trained_registrar(
 ) -> NetworkRegistrar:
     """The network of a recipe: from `--model`, from an earlier `--train`, or as shipped.
 
+    `--train` passes over those that ship, so that the command that made them does it again.
+
     Args:
         recipe: What is wanted.
         options: Command line with `model`, `train` and `out`.
@@ -64,7 +66,7 @@ def trained_registrar(
         SystemExit: If there are no weights and training was not asked for.
     """
     own = options.out / "models" / recipe.name
-    places = [own, SHIPPED / recipe.name]
+    places = [own] if options.train else [own, SHIPPED / recipe.name]
     if options.model is not None:
         places = [options.model, options.model / recipe.name]
     folder = next((p for p in places if (p / DESCRIPTION_NAME).is_file()), known)

@@ -85,7 +85,8 @@ class NetworkRegistrar:
             moving: Scalar image to be brought there.
 
         Raises:
-            ValueError: If the images are not of the networks' dimension.
+            ValueError: If the images are not of the networks' dimension, or of another size than
+                networks that were built for one.
         """
         if fixed.GetDimension() != self.config.dimension:
             raise ValueError(
@@ -99,6 +100,12 @@ class NetworkRegistrar:
             spacing_mm=self.config.spacing_mm,
             initialization=self.config.initialization,
         )
+        known = self.config.image_shape
+        if known is not None and pair.fixed.shape != known:
+            raise ValueError(
+                f"these networks register images of {_told(known)} voxels (x, y, ...) only: they "
+                f"were built for one size. Received: {_told(pair.fixed.shape)}"
+            )
         found, last_moving = self._estimate(
             pair.fixed[None, ..., None], pair.moving[None, ..., None]
         )
@@ -110,11 +117,15 @@ class NetworkRegistrar:
         return Registration(_accumulated(outputs, pair, self.config))
 
 
+def _told(shape: Sequence[int]) -> str:
+    return " x ".join(str(n) for n in reversed(shape))
+
+
 def _compiled(network: MultiStageRegistration, config: RegistrationConfig) -> Any:
     """One function for images of every size; what no result needs is pruned from its graph."""
     import tensorflow as tf
 
-    shape = (1, *(None,) * config.dimension, 1)
+    shape = (1, *config.network_shape, 1)
     specification = tf.TensorSpec(shape, tf.float32)
 
     @tf.function(autograph=False, input_signature=[specification, specification])

@@ -155,6 +155,12 @@ class PairSampler:
         second = self.cache.load(self.cohort.images[moving])
         how = self.cache.config.initialization
         transform = initial_transform(first.grid, second.grid, how)
+        known = self.cache.config.image_shape
+        if known is not None and first.grid.shape != known:
+            raise ValueError(
+                f"image_shape {known} of the networks must be that of all images. Received: "
+                f"{first.grid.shape} of {self.cohort.images[fixed].path.name}"
+            )
         fixed_pair = np.moveaxis(first.values, 0, -1)
         if transform is None and first.grid == second.grid:
             return fixed_pair, np.moveaxis(second.values, 0, -1)

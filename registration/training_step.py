@@ -172,7 +172,7 @@ class StageStep:
 
         stage = self.network.stages[self.stage]
 
-        @tf.function(autograph=False, input_signature=_signature(self.config.dimension))
+        @tf.function(autograph=False, input_signature=_signature(self.config))
         def update(batch: dict[str, Any], seed: Any) -> Any:
             fixed, moving = self._augmented(batch, seed)
             moving = self._earlier(fixed, moving)
@@ -190,7 +190,7 @@ class StageStep:
     def _compiled_judge(self) -> Any:
         import tensorflow as tf
 
-        images = tf.TensorSpec((None, *(None,) * self.config.dimension, 2), tf.float32)
+        images = tf.TensorSpec((None, *self.config.network_shape, 2), tf.float32)
 
         @tf.function(autograph=False, input_signature=[images, images])
         def judge(fixed: Any, moving: Any) -> Any:
@@ -201,11 +201,12 @@ class StageStep:
         return judge
 
 
-def _signature(d: int) -> tuple[dict[str, Any], Any]:
+def _signature(config: RegistrationConfig) -> tuple[dict[str, Any], Any]:
     """Batches of every size, so that one trace serves all; the last is the seed of noise."""
     import tensorflow as tf
 
-    image = (None, *(None,) * d, 2)
+    d = config.dimension
+    image = (None, *config.network_shape, 2)
     shapes = {
         "fixed": image,
         "moving": image,

@@ -69,6 +69,11 @@ class RegistrationConfig:
         """Voxel spacing that networks and losses reckon with, ITK order: mm, or 1 for voxels."""
         return self.spacing_mm or (1.0,) * self.dimension
 
+    @property
+    def network_shape(self) -> tuple[int | None, ...]:
+        """Spatial shape that networks are traced for, array order: unknown sizes, as a rule."""
+        return self.image_shape or (None,) * self.dimension
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         kinds = {AffineConfig: "affine", DeformableConfig: "deformable"}

@@ -101,3 +101,15 @@ def test_the_network_trained_on_most_of_those_that_have_not_seen_a_subject_is_ta
     assert name_of("a", "b") == "mine-without-a-and-b"
     assert name_of("d") == "mine-without-c"
     assert name_of("a", "c") is None
+
+
+def test_to_train_passes_over_what_ships(tmp_path, monkeypatch):
+    import trained_registrars
+
+    trained_registrars.trained_registrar(recipe(tmp_path), options(tmp_path / "a", train=True))
+    monkeypatch.setattr(trained_registrars, "SHIPPED", tmp_path / "a" / "models")
+    shipped = trained_registrars.trained_registrar(recipe(tmp_path), options(tmp_path / "b"))
+    assert shipped.name == "tiny"
+    assert not (tmp_path / "b").exists()
+    trained_registrars.trained_registrar(recipe(tmp_path), options(tmp_path / "b", train=True))
+    assert (tmp_path / "b" / "models" / "tiny" / "registration.json").is_file()

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from registration.augmentation import Augmentation
 from registration.cohort import read_folder, read_table, split_subjects
+from registration.network_registrar import NetworkRegistrar
 from registration.networks.affine_stage import AffineConfig
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig
@@ -51,6 +52,29 @@ def trainer(folder, work, *, config=DIRNET, share=0.34, **options):
         **{"steps": 6, "batch_size": 2, "evaluate_every": 3, "warm_up": 2, **options}
     )
     return RegistrationTrainer(config, training, validation, work, options=settings, **QUIET)
+
+
+def test_a_thin_plate_spline_is_trained_on_images_of_its_size_and_registers_no_other(tmp_path):
+    stage = DeformableConfig((3, 3), kernels=4, transformer="thin_plate_spline")
+    config = RegistrationConfig((stage,), image_shape=(32, 40))
+    images = tmp_path / "images"
+    images.mkdir()
+    for subject in range(4):
+        for phase in range(2):
+            image = sitk.GetImageFromArray(blobs((32, 40), np.full(2, 2.0 * phase), subject))
+            sitk.WriteImage(image, str(images / f"s{subject}-{phase}.png"))
+    training = trainer(images, tmp_path / "work", config=config, share=0.3)
+    registrar = NetworkRegistrar(training.train(), config)
+    assert np.isfinite(training.rows[-1]["validation_loss"])
+    fixed, moving = (sitk.GetImageFromArray(blobs((32, 40), (k, k), 0)) for k in (0, 1))
+    assert registrar.register(fixed, moving).transform.GetDimension() == 2
+    other = sitk.GetImageFromArray(blobs((32, 48), (0, 0), 0))
+    with pytest.raises(ValueError, match=r"images of 40 x 32 voxels.*Received: 48 x 32"):
+        registrar.register(other, moving)
+    sitk.WriteImage(other, str(images / "s9-0.png"))
+    sitk.WriteImage(other, str(images / "s9-1.png"))
+    with pytest.raises(ValueError, match=r"image_shape \(32, 40\).*\(32, 48\) of s9"):
+        trainer(images, tmp_path / "other", config=config, share=0.3, steps=20).train()
 
 
 def test_images_of_mixed_sizes_share_a_batch_and_their_padding_does_not_count(folder, tmp_path):
