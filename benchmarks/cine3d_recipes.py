@@ -20,21 +20,17 @@ from registration.objective import Objective
 from registration.refinement import RefinementOptions
 from registration.training import TrainingOptions
 
-BENDING_WEIGHTS = {"dlir": 0.0, "dlir+bending": 5.0}
+BENDING_WEIGHTS = {"dlir": 0.0, "dlir+bending": 1.0}
 """Weight of the bending energy, mm²."""
 
 CONFIG = RegistrationConfig(
-    (
-        DeformableConfig((1, 3, 3), kernels=(16, 32, 64), convolutions=2),
-        DeformableConfig((1, 2, 2), kernels=(16, 32), convolutions=3),
-    ),
+    (DeformableConfig((1, 3, 3), kernels=(16, 32, 64), convolutions=2),),
     spacing_mm=(2.0, 2.0, 8.0),
 )
-"""Control points every 16 mm, then every 8 mm in the plane. A second network finds what one pass
-has left over, which more kernels in a single one do not."""
+"""Control points every 16 mm. A second stage raises the correlation by less than 0.001."""
 
 TRAINING = TrainingOptions(
-    steps=(1200, 800),
+    steps=1500,
     batch_size=2,
     learning_rate=2e-3,
     augmentation=Augmentation(

@@ -24,7 +24,7 @@ CINE_2D: Mapping[str, Any] = {
         ]
     },
     "training": {
-        "steps": 2000,
+        "steps": 4000,
         "batch_size": 4,
         "learning_rate": 2e-3,
         "objective": {"folding_weight": 1.0},
@@ -43,11 +43,20 @@ CINE_2D: Mapping[str, Any] = {
 
 STACK_3D: Mapping[str, Any] = {
     "registration": {
-        "stages": [{"kind": "deformable", "downsamplings": [1, 4, 4], "kernels": 32}],
+        "stages": [
+            {
+                "kind": "deformable",
+                "downsamplings": [1, 4, 4],
+                "kernels": [8, 16, 32, 64],
+                "convolutions": 2,
+            }
+        ],
     },
     "training": {
-        "batch_size": 1,
-        "objective": {"bending_weight": 0.1},
+        "steps": 1500,
+        "batch_size": 2,
+        "learning_rate": 2e-3,
+        "objective": {"bending_weight": 0.1, "folding_weight": 1.0},
         "augmentation": {
             "rotation_deg": 30.0,
             "scale": 0.15,
@@ -59,19 +68,38 @@ STACK_3D: Mapping[str, Any] = {
 }
 """One deformable stage for stacks of thick slices of one patient."""
 
+
+def _patients_stage(halvings: int, kernels: list[int], *, convolutions: int) -> dict[str, Any]:
+    return {
+        "kind": "deformable",
+        "downsamplings": [halvings] * 3,
+        "kernels": kernels,
+        "convolutions": convolutions,
+        "stem_stride": 2,
+    }
+
+
 BETWEEN_PATIENTS: Mapping[str, Any] = {
     "registration": {
         "stages": [
-            {"kind": "affine", "dimension": 3, "kernels": 16},
-            {"kind": "deformable", "downsamplings": [4, 4, 4], "kernels": 32},
-            {"kind": "deformable", "downsamplings": [3, 3, 3], "kernels": 32},
-            {"kind": "deformable", "downsamplings": [2, 2, 2], "kernels": 32},
+            {
+                "kind": "affine",
+                "dimension": 3,
+                "kernels": 24,
+                "dense_units": [128],
+                "fusion": "pair",
+            },
+            _patients_stage(4, [16, 32, 32, 64], convolutions=2),
+            _patients_stage(3, [16, 32, 64], convolutions=2),
+            _patients_stage(2, [16, 32], convolutions=3),
         ],
         "initialization": "centers",
     },
     "training": {
-        "batch_size": 2,
-        "objective": {"bending_weight": 0.1},
+        "steps": [3000, 2400, 1500, 2000],
+        "batch_size": 4,
+        "learning_rate": 2e-3,
+        "objective": {"bending_weight": 0.15, "folding_weight": 1.0},
         "augmentation": {"rotation_deg": 10.0, "scale": 0.1, "translation": 0.03, "gamma": 0.2},
     },
 }
