@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import registration
+from registration.registration_folder import load_registration
+
+MODELS = Path(registration.__file__).parent / "models"
+FOLDERS = sorted(path.parent for path in MODELS.glob("*/registration.json"))
+
+
+def disk(shape, radius) -> sitk.Image:
+    """A bright disk in the middle of a darker one, on every slice."""
+    *_, rows, columns = np.meshgrid(*map(np.arange, shape), indexing="ij")
+    distance = np.hypot(rows - shape[-2] / 2, columns - shape[-1] / 2)
+    image = sitk.GetImageFromArray(
+        (60.0 * (distance < 45) + 120.0 * (distance < radius)).astype(np.float32)
+    )
+    if len(shape) == 3:
+        image.SetSpacing((1.4, 1.4, 8.0))
+    return image
+
+
+def test_models_are_named_in_their_readme():
+    text = (MODELS / "README.md").read_text(encoding="utf-8")
+    known = [part.strip("`*") for part in text.split() if part.startswith("`")]
+    for folder in FOLDERS:
+        assert any(name and folder.name.startswith(name.rstrip(",`*")) for name in known)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_model_says_how_it_was_made_and_makes_a_smaller_disk_larger(folder):
+    described = json.loads((folder / "registration.json").read_text(encoding="utf-8"))
+    training = described["training"]
+    assert training["command"].startswith("python benchmarks/")
+    assert "--train" in training["command"]
+    assert " /" not in training["command"]
+    assert set(training["training_subjects"]).isdisjoint(training["validation_subjects"])
+    registrar = load_registration(folder)
+    shape = (256, 256) if registrar.config.dimension == 2 else (10, 256, 256)
+    fixed, moving = disk(shape, 24), disk(shape, 18)
+    transform = registrar.register(fixed, moving).transform
+    moved = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
+    before, after = (
+        np.corrcoef(*(sitk.GetArrayViewFromImage(i).ravel() for i in (fixed, image)))[0, 1]
+        for image in (moving, moved)
+    )
+    assert after > before + 0.3 * (1.0 - before)
