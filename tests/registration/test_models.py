@@ -14,16 +14,16 @@ MODELS = Path(registration.__file__).parent / "models"
 FOLDERS = sorted(path.parent for path in MODELS.glob("*/registration.json"))
 
 
-def disk(shape, radius) -> sitk.Image:
+LOOKS = {"cine2d": ((256, 256), 1.0), "cine3d": ((10, 256, 256), 1.0), "hippo": ((36, 48, 36), 0.4)}
+"""Shape of the images that networks were trained on, and the size of disks that suits them."""
+
+
+def disk(shape, radius, edge) -> sitk.Image:
     """A bright disk in the middle of a darker one, on every slice."""
     *_, rows, columns = np.meshgrid(*map(np.arange, shape), indexing="ij")
     distance = np.hypot(rows - shape[-2] / 2, columns - shape[-1] / 2)
-    image = sitk.GetImageFromArray(
-        (60.0 * (distance < 45) + 120.0 * (distance < radius)).astype(np.float32)
-    )
-    if len(shape) == 3:
-        image.SetSpacing((1.4, 1.4, 8.0))
-    return image
+    image = 60.0 / (1 + np.exp(distance - edge)) + 120.0 / (1 + np.exp(distance - radius))
+    return sitk.GetImageFromArray(image.astype(np.float32))
 
 
 def test_models_are_named_in_their_readme():
@@ -42,8 +42,11 @@ def test_a_model_says_how_it_was_made_and_makes_a_smaller_disk_larger(folder):
     assert " /" not in training["command"]
     assert set(training["training_subjects"]).isdisjoint(training["validation_subjects"])
     registrar = load_registration(folder)
-    shape = (256, 256) if registrar.config.dimension == 2 else (10, 256, 256)
-    fixed, moving = disk(shape, 24), disk(shape, 18)
+    shape, size = next(look for kind, look in LOOKS.items() if folder.name.startswith(kind))
+    fixed, moving = disk(shape, 24 * size, 45 * size), disk(shape, 18 * size, 45 * size)
+    if shape[0] == 10:
+        for image in (fixed, moving):
+            image.SetSpacing((1.4, 1.4, 8.0))
     transform = registrar.register(fixed, moving).transform
     moved = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
     before, after = (
