@@ -273,7 +273,7 @@ def _run(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from atlas.builder import AtlasError
+    from atlas.mean_update import AtlasError
     from pipelines.atlas_build import OtherBuildError, build_atlas
     from pipelines.output_lock import OutputInUseError
     from pipelines.workers import WorkersLostError

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from atlas.builder import AtlasBuilder, AtlasError
+from atlas.builder import AtlasBuilder
+from atlas.mean_update import AtlasError
 from atlas.settings import AtlasSettings, Stage
 from atlas.subject_transform import read_subject_transform
 from registration.geometry import ImageGrid, transform_points
