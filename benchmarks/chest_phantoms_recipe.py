@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import SimpleITK as sitk
+from hippocampus_recipe import DEFORMABLE_STAGES
 from phantom_chests import make_chest
 from trained_registrars import Recipe, grouped_cohort, write_image
 
 from registration.augmentation import Augmentation
 from registration.cohort import ONE_GROUP, Cohort, CohortImage
 from registration.networks.affine_stage import AffineConfig
-from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig
 from registration.objective import Objective
 from registration.pair_preparation import IntensityScaling
@@ -26,9 +26,7 @@ OBJECTIVE = Objective("ncc", bending_weight=10.0, folding_weight=1.0)
 CONFIG = RegistrationConfig(
     (
         AffineConfig(dimension=3, kernels=16, poolings=4, fusion="pair", translation_mm=40.0),
-        DeformableConfig((4, 4, 4), kernels=(16, 32, 32, 64), convolutions=2, stem_stride=2),
-        DeformableConfig((3, 3, 3), kernels=(16, 32, 64), convolutions=2, stem_stride=2),
-        DeformableConfig((2, 2, 2), kernels=(16, 32), convolutions=3, stem_stride=2),
+        *DEFORMABLE_STAGES,
     ),
     spacing_mm=WORKING_SPACING_MM,
     initialization="centers",

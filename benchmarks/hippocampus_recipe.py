@@ -18,17 +18,22 @@ from registration.training import TrainingOptions
 
 OBJECTIVE = Objective("ncc", bending_weight=0.15, folding_weight=1.0)
 
+DEFORMABLE_STAGES = (
+    DeformableConfig((4, 4, 4), kernels=(16, 32, 32, 64), convolutions=2, stem_stride=2),
+    DeformableConfig((3, 3, 3), kernels=(16, 32, 64), convolutions=2, stem_stride=2),
+    DeformableConfig((2, 2, 2), kernels=(16, 32), convolutions=3, stem_stride=2),
+)
+"""DIR-1, DIR-2 and DIR-3 between people: control points every 16, 8 and 4 voxels."""
+
 CONFIG = RegistrationConfig(
     (
         AffineConfig(3, kernels=24, poolings=3, dense_units=(128,), fusion="pair"),
-        DeformableConfig((4, 4, 4), kernels=(16, 32, 32, 64), convolutions=2, stem_stride=2),
-        DeformableConfig((3, 3, 3), kernels=(16, 32, 64), convolutions=2, stem_stride=2),
-        DeformableConfig((2, 2, 2), kernels=(16, 32), convolutions=3, stem_stride=2),
+        *DEFORMABLE_STAGES,
     ),
     initialization="centers",
 )
-"""Control points every 16, 8 and 4 voxels of 1 mm. An encoder that sees both images at once comes
-nearer than twins that each see one."""
+"""Voxels of 1 mm. An affine encoder that sees both images at once comes nearer than twins that
+each see one."""
 
 TRAINING = TrainingOptions(
     steps=(3000, 2400, 1500, 2000),

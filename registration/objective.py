@@ -88,28 +88,24 @@ class Objective:
             order: Degree of the spline.
         """
         total: Any = ops.zeros_like(displacement_field[(slice(None), *(0,) * len(spacing_mm), 0)])
+        lattice: dict[str, Any] = {
+            "shape": ops.shape(displacement_field)[1:-1],
+            "spacing": spacing,
+            "order": order,
+        }
         if self.bending_weight > 0:
             if control_points is None:
                 energy = bending_energy(displacement_field, spacing_mm=spacing_mm)
             else:
                 energy = control_point_bending_energy(
-                    control_points,
-                    ops.shape(displacement_field)[1:-1],
-                    spacing=spacing,
-                    spacing_mm=spacing_mm,
-                    order=order,
+                    control_points, spacing_mm=spacing_mm, **lattice
                 )
             total = total + self.bending_weight * energy
         if self.folding_weight > 0:
             if control_points is None:
                 determinants = jacobian_determinant(displacement_field)
             else:
-                determinants = bspline_jacobian_determinant(
-                    control_points,
-                    ops.shape(displacement_field)[1:-1],
-                    spacing=spacing,
-                    order=order,
-                )
+                determinants = bspline_jacobian_determinant(control_points, **lattice)
             folding = folding_penalty(determinants)
             total = total + self.folding_weight * folding
         return total
