@@ -167,8 +167,7 @@ def determinant(rows: Sequence[Sequence[Any]]) -> Any:
 def _difference(field: Any, axis: int) -> Any:
     """Derivative along an axis, per voxel, of the same shape.
 
-    Of slices, whose gradient is a padding: that of taken rows is a sum over indices, which for
-    a 3-D field lasts longer than the rest of a training step.
+    Of slices, whose gradient is a padding: that of taken rows is a sum over indices.
     """
 
     def part(start: int | None, stop: int | None) -> Any:
