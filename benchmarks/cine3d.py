@@ -48,7 +48,13 @@ COLUMNS = {
 def main() -> None:
     parser = options_parser(__doc__, METHODS)
     parser.add_argument("--pictures", type=Path, help="folder with images/ and labels/")
-    parser.add_argument("--training", type=Path, help="folder like --pictures to train on too")
+    parser.add_argument(
+        "--training",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder like --pictures to train on too; may be repeated",
+    )
     parser.add_argument("--folds", type=int, help="of --data; as many as patients by default")
     options = parse_options(parser)
     if options.data is None and options.pictures is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ JUDGES = 2
 
 
 def recipe(
-    name: str, *, left_out: str, hearts: Path | None, pictures: Path | None, test: set[str],
+    name: str, *, left_out: str, hearts: Path | None, pictures: Sequence[Path], test: set[str],
     work: Path,
 ) -> Recipe:  # fmt: skip
     """A network that has not seen the patients of `test`.
@@ -65,7 +65,7 @@ def recipe(
         name: One of `BENDING_WEIGHTS`.
         left_out: What is left out, for the name of the weights.
         hearts: Folder of patients with all phases.
-        pictures: Folder with `images/` and `labels/`, two phases each.
+        pictures: Folders with `images/` and `labels/`, two phases each.
         test: Keys of the patients that must not be trained on.
         work: Where the volumes are put for the training.
     """
@@ -93,7 +93,7 @@ def refinement(name: str) -> RefinementOptions:
 
 
 def cohorts(
-    hearts: Path | None, stacks: Path | None, test: set[str], work: Path
+    hearts: Path | None, stacks: Sequence[Path], test: set[str], work: Path
 ) -> tuple[Cohort, Cohort]:
     """Volumes to train on, and those of the last patients, which choose the best step.
 
@@ -101,7 +101,7 @@ def cohorts(
         ValueError: If too few patients are left.
     """
     beating = [(image, phase) for image, phase in _phases(hearts, work) if _key(image) not in test]
-    pictures = [image for image in _pictures(stacks, work) if _key(image) not in test]
+    pictures = [i for folder in stacks for i in _pictures(folder, work) if _key(i) not in test]
     subjects = sorted({_key(image) for image in pictures or [image for image, _ in beating]})
     if len(subjects) <= JUDGES:
         raise ValueError(f"{JUDGES + 1} patients are needed to train on. Received: {subjects}")
@@ -126,8 +126,8 @@ def _phases(folder: Path | None, work: Path) -> Iterable[tuple[CohortImage, int]
                 yield CohortImage(path, patient.name, patient.name), phase
 
 
-def _pictures(folder: Path | None, work: Path) -> Iterable[CohortImage]:
-    for heart in stack_pictures(find_frames(folder)) if folder is not None else ():
+def _pictures(folder: Path, work: Path) -> Iterable[CohortImage]:
+    for heart in stack_pictures(find_frames(folder)):
         for name, volume in zip(("ed", "es"), heart.images, strict=True):
             stack = sitk.Cast(volume, sitk.sitkFloat32)
             path = write_image(stack, work / f"{heart.patient}-pictures-{name}.mha")
