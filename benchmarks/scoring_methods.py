@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from calcium.agreement import (
     risk_categories,
 )
 from calcium.categories import risk_category
+from calcium.lesions import Lesion
 from calcium.scoring import Scorer
 from pipelines.model import Model, load_model
 
@@ -37,12 +39,14 @@ class Case:
         kind: `cardiac` or `chest`.
         image: Attenuation, HU.
         truth: Reference Agatston score.
+        territories: Its parts by coronary territory, where they are known.
     """
 
     name: str
     kind: str
     image: sitk.Image
     truth: float
+    territories: Mapping[str, float] = field(default_factory=dict)
 
 
 def common_options(description: str) -> argparse.ArgumentParser:
@@ -78,9 +82,37 @@ def run_benchmark(name: str, cases: Iterable[Case], options: argparse.Namespace)
     if not rows:
         raise SystemExit("no scan was found that can be scored")
     write_results(name, rows, options.out)
+    write_score_tables(name, rows, options.out)
     table = agreement(rows)
     if table:
         print(write_results(f"{name}_agreement", table, options.out))
+
+
+def write_score_tables(name: str, rows: Sequence[Mapping[str, object]], out: Path) -> None:
+    """Write what the first method predicts, and the truth, for `evaluate` and `train calibration`.
+
+    Args:
+        name: Beginning of the file names.
+        rows: Of `score_cases`, at least one.
+        out: Folder.
+    """
+    first = [row for row in rows if row["method"] == rows[0]["method"]]
+    predicted = [
+        {
+            "scan_id": row["case"],
+            "kind": row["kind"],
+            "agatston": row["score"],
+            "agatston_low": row["low"],
+            "agatston_high": row["high"],
+        }
+        for row in first
+    ]
+    reference = [{"scan_id": row["case"], "agatston": row["truth"]} for row in first]
+    for ending, table in (("predicted", predicted), ("reference", reference)):
+        with (out / f"{name}_{ending}.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(table[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
 
 
 def scorers_of(model: Model, methods: Sequence[str]) -> dict[str, Scorer]:
@@ -114,7 +146,10 @@ def score_cases(
         aligned = time.perf_counter() - start
         for method, scorer in scorers.items():
             start = time.perf_counter()
-            score = scorer.score(case.image, transform).agatston
+            answer = scorer.score(case.image, transform, kind=case.kind)
+            seconds = time.perf_counter() - start
+            score = answer.agatston
+            low, high = answer.agatston_low, answer.agatston_high
             rows.append(
                 {
                     "method": method,
@@ -122,15 +157,34 @@ def score_cases(
                     "kind": case.kind,
                     "truth": round(case.truth, 2),
                     "score": round(score, 2),
+                    "low": None if low is None else round(low, 2),
+                    "high": None if high is None else round(high, 2),
                     "category_truth": risk_category(case.truth),
                     "category": risk_category(score),
+                    **_territory_points(case, answer.lesions),
                     "align_seconds": round(aligned, 3),
-                    "seconds": round(time.perf_counter() - start, 3),
+                    "seconds": round(seconds, 3),
                 }
             )
         scores = [row["score"] for row in rows[-len(scorers) :]]
         print(case.name, round(case.truth, 1), scores, flush=True)
     return rows
+
+
+def _territory_points(case: Case, lesions: Sequence[Lesion]) -> dict[str, float | None]:
+    """Points that may be compared by territory, and those of them in the right one.
+
+    Of every territory the smaller of true and predicted score is right; what was missed or
+    counted falsely says nothing of territories.
+    """
+    if not case.territories or any(lesion.territory is None for lesion in lesions):
+        return {"located": None, "located_right": None}
+    predicted = dict.fromkeys(case.territories, 0.0)
+    for lesion in lesions:
+        predicted[str(lesion.territory)] += lesion.agatston
+    right = sum(min(predicted[name], true) for name, true in case.territories.items())
+    located = min(sum(predicted.values()), sum(case.territories.values()))
+    return {"located": round(located, 2), "located_right": round(right, 2)}
 
 
 def agreement(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
@@ -154,7 +208,25 @@ def agreement(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
                     "same category": float((first == second).mean()),
                     "within one": float((np.abs(first - second) <= 1).mean()),
                     "zero found zero": float((second[zero] == 0).mean()) if zero.any() else None,
+                    "in 90 % interval": _share_inside(part),
+                    "territory": _share_located(part),
                     "seconds": float(np.median([float(str(r["seconds"])) for r in part])),
                 }
             )
     return table
+
+
+def _share_inside(rows: Sequence[Mapping[str, object]]) -> float | None:
+    """Share of true scores inside their interval, if all have one."""
+    if any(row["low"] is None for row in rows):
+        return None
+    ends = np.array([[float(str(row[k])) for k in ("low", "truth", "high")] for row in rows])
+    return float(((ends[:, 0] <= ends[:, 1]) & (ends[:, 1] <= ends[:, 2])).mean())
+
+
+def _share_located(rows: Sequence[Mapping[str, object]]) -> float | None:
+    """Share of the score that lies in the right territory."""
+    known = [row for row in rows if row["located"] is not None]
+    total = sum(float(str(row["located"])) for row in known)
+    right = sum(float(str(row["located_right"])) for row in known)
+    return right / total if total > 0 else None

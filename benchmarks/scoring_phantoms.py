@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.scoring_methods import Case, common_options, run_benchmark
+from calcium.territories import TERRITORIES, TERRITORY_OF_VESSEL
 from pipelines.discovery import find_series
 from pipelines.phantoms import SHIFTED, STANDARD, make_phantom
 from pipelines.reading import read_scan
@@ -42,13 +43,23 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
             kind = "chest" if number % 2 else "cardiac"
             phantom = make_phantom(kind, options.seed + number, settings=settings)
             truth = phantom.truth.agatston["agatston-1990"]
-            yield Case(f"{kind}-{options.seed + number}", kind, phantom.image, truth)
+            parts = territories(phantom.truth.by_vessel)
+            yield Case(f"{kind}-{options.seed + number}", kind, phantom.image, truth, parts)
         return
     for folder in sorted(p.parent for p in options.data.glob("*/truth.json")):
         facts = json.loads((folder / "truth.json").read_text())
         (candidate,) = find_series([folder / "series"])
-        truth = facts["agatston"]["agatston-1990"]
-        yield Case(folder.name, facts["kind"], read_scan(candidate).image, truth)
+        truth = facts["truth"]["agatston"]["agatston-1990"]
+        parts = territories(facts["truth"]["by_vessel"])
+        yield Case(folder.name, facts["kind"], read_scan(candidate).image, truth, parts)
+
+
+def territories(by_vessel: Mapping[str, float]) -> dict[str, float]:
+    """Scores of territories from those of vessels."""
+    parts = dict.fromkeys(TERRITORIES, 0.0)
+    for vessel, score in by_vessel.items():
+        parts[TERRITORY_OF_VESSEL[vessel]] += score
+    return parts
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ class Lesion:
         volume_mm3: Voxels times voxel volume, mm³.
         peak_hu: Brightest voxel, HU.
         slice_indices: Slices it touches, ascending, from 0 at the first slice of the grid.
+        territory: Coronary artery it belongs to, `"LM/LAD"`, `"LCX"` or `"RCA"`; `None` if the
+            model does not know their courses.
     """
 
     center_mm: tuple[float, float, float]
@@ -31,6 +33,7 @@ class Lesion:
     volume_mm3: float
     peak_hu: float
     slice_indices: tuple[int, ...]
+    territory: str | None = None
 
 
 def group_lesions(

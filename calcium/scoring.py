@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from calcium.calibration import Calibration
 from calcium.counting_rule import CountingRule
 from calcium.density import Candidates, find_candidates
 from calcium.feedback import Decision, decide
@@ -21,7 +22,8 @@ from calcium.networks.slice_inputs import slice_inputs
 from calcium.networks.slice_regression import slice_scores
 from calcium.orientation import Orientation
 from calcium.presets import DEFAULT_PRESET, Preset, to_preset
-from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
+from calcium.territories import VesselAtlas
+from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 
 BATCH_SLICES = 16
 """Slices per network call: bounds the memory of the largest scan."""
@@ -52,6 +54,8 @@ class ScanScore:
         preset: Name of the definition of the score.
         feedback: Contribution of every voxel, native grid, float32, shape `(z, y, x)`;
             sums to `agatston`.
+        category_probabilities: Calibrated chance of every risk category; `None` if not
+            calibrated.
     """
 
     agatston: float
@@ -61,6 +65,7 @@ class ScanScore:
     lesions: tuple[Lesion, ...]
     preset: str
     feedback: NDArray[np.float32] = field(repr=False)
+    category_probabilities: Mapping[str, float] | None = None
 
 
 class Scorer:
@@ -72,6 +77,8 @@ class Scorer:
         preset: Definition of the score.
         decision: What is counted or left at once (additive network only).
         rule: Attention that is needed to count; one half by default.
+        calibration: Errors on held-out scans, for intervals; none by default.
+        vessels: Courses of the arteries, for territories of lesions; none by default.
 
     Source:
         Additive direct scoring is own; the plain network follows de Vos et al., IEEE TMI
@@ -86,12 +93,16 @@ class Scorer:
         preset: str | Preset = DEFAULT_PRESET,
         decision: Decision = "lesion",
         rule: CountingRule | None = None,
+        calibration: Calibration | None = None,
+        vessels: VesselAtlas | None = None,
     ) -> None:
         self.predictor = predictor
         self.heart = heart
         self.preset = to_preset(preset)
         self.decision: Decision = decision
         self.rule = rule or CountingRule()
+        self.calibration = calibration
+        self.vessels = vessels
 
     @classmethod
     def from_settings(
@@ -101,6 +112,7 @@ class Scorer:
         weights: Path,
         *,
         preset: str | Preset | None = None,
+        vessels: Path | None = None,
     ) -> Scorer:
         """Scorer of a model folder, its network built in code and the weights read.
 
@@ -108,10 +120,11 @@ class Scorer:
             heart: The heart in the atlas.
             settings: `network` (`"additive"` or `"plain"`), `widths`, and, where they
                 differ from the defaults, `decision`, `preset`, `counting` (see `CountingRule`),
-                and `heart` (`center_mm` and `radii_mm`) if the network was trained with an
-                ellipsoid of its own.
+                `calibration` (see `Calibration`), and `heart` (`center_mm` and `radii_mm`) if
+                the network was trained with an ellipsoid of its own.
             weights: `.weights.h5` file, already verified.
             preset: Definition of the score; `None` for that of the settings.
+            vessels: File of a `VesselAtlas`; `None` leaves lesions without territory.
 
         Raises:
             ValueError: If a setting is unknown, or the weights do not fit.
@@ -123,20 +136,36 @@ class Scorer:
             preset=preset or settings.get("preset", DEFAULT_PRESET),
             decision=settings.get("decision", "lesion"),
             rule=CountingRule.from_dict(settings["counting"]) if "counting" in settings else None,
+            calibration=(
+                Calibration.from_dict(settings["calibration"])
+                if "calibration" in settings
+                else None
+            ),
+            vessels=VesselAtlas.load(vessels) if vessels is not None else None,
         )
 
     def with_preset(self, preset: str | Preset) -> Scorer:
         """The same scorer under another definition of the score; the network is shared."""
         return Scorer(
-            self.predictor, self.heart, preset=preset, decision=self.decision, rule=self.rule
+            self.predictor,
+            self.heart,
+            preset=preset,
+            decision=self.decision,
+            rule=self.rule,
+            calibration=self.calibration,
+            vessels=self.vessels,
         )
 
-    def score(self, image: sitk.Image, atlas_to_scan: sitk.Transform) -> ScanScore:
+    def score(
+        self, image: sitk.Image, atlas_to_scan: sitk.Transform, *, kind: str | None = None
+    ) -> ScanScore:
         """Score one scan.
 
         Args:
             image: Attenuation in HU on the native grid, axial slices.
             atlas_to_scan: Linear pull-back, atlas LPS mm to scan LPS mm.
+            kind: `"cardiac"` or `"chest"`, which the interval depends on; without it there is
+                none.
 
         Returns:
             The score; zero with an empty feedback if no voxel near the heart reaches 130 HU.
@@ -158,14 +187,35 @@ class Scorer:
         value = feedback.reshape(-1)[flat].astype(np.float64)
         hu = sitk.GetArrayViewFromImage(image).reshape(-1)[flat].astype(np.float64)
         counted = Candidates(native.shape, flat, hu, np.zeros(flat.size, np.int32), value)
+        agatston = float(contribution.sum())
+        calibration = self.calibration
+        if kind is None or calibration is None or calibration.preset != self.preset.name:
+            interval, chances = None, None
+        else:
+            interval = calibration.interval(agatston, kind)
+            chances = calibration.category_probabilities(agatston, kind)
+        low, high = interval or (None, None)
         return ScanScore(
-            float(contribution.sum()),
-            None,
-            None,
+            agatston,
+            low,
+            high,
             float(flat.size * native.voxel_volume_mm3),
-            group_lesions(counted, value, native),
+            self._located(group_lesions(counted, value, native), to_unit),
             self.preset.name,
             feedback,
+            chances,
+        )
+
+    def _located(
+        self, lesions: tuple[Lesion, ...], to_unit: NDArray[np.float64]
+    ) -> tuple[Lesion, ...]:
+        """The lesions with their territories, if the model knows the arteries."""
+        if self.vessels is None or not lesions:
+            return lesions
+        places = transform_points(to_unit, [lesion.center_mm for lesion in lesions])
+        names = self.vessels.territories(places)
+        return tuple(
+            replace(lesion, territory=name) for lesion, name in zip(lesions, names, strict=True)
         )
 
     def _contributions(

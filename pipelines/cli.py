@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pipelines.quiet_tensorflow import quiet_tensorflow
+from pipelines.tensorflow_start import prepare_tensorflow
 from pipelines.version import program_version
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -60,7 +60,7 @@ class LazyGroup(click.Group):
         """Import the command of that name; `None` if there is none."""
         if cmd_name not in self._places:
             return None
-        quiet_tensorflow()
+        prepare_tensorflow()
         module, _, attribute = self._places[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command

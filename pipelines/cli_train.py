@@ -18,6 +18,10 @@ command = LazyGroup(
             "pipelines.cli_train_scoring:command",
             "Calcium scoring from a table of scores.",
         ),
+        "calibration": (
+            "pipelines.cli_train_calibration:command",
+            "Intervals and chances of categories from known scores.",
+        ),
     },
     name="train",
     help="Train the networks of a model; resumable, writes a model folder.",

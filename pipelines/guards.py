@@ -20,6 +20,7 @@ from registration.alignment_uncertainty import ALARM_UNCERTAINTY, alignment_unce
 from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 
 if TYPE_CHECKING:
+    from calcium.scoring import ScanScore
     from pipelines.model import Model
     from registration.alignment import Alignment
 
@@ -68,6 +69,9 @@ CORE_SCALE = 0.7
 
 MINIMUM_SOFT_TISSUE_SAMPLES = 100
 """Fewer samples (about 6 cm³) say nothing about contrast."""
+
+CERTAIN_CATEGORY = 0.6
+"""Chance of the likeliest risk category below which it is little better than a coin toss."""
 
 Severity = Literal["review", "reject"]
 
@@ -204,6 +208,24 @@ def coverage_findings(coverage: float) -> tuple[GuardFinding, ...]:
         return (GuardFinding("HEART_NOT_COVERED", "reject", f"{share} {advice}"),)
     advice = "Calcium outside it is not counted, so the score is a lower bound."
     return (GuardFinding("HEART_NOT_COVERED", "review", f"{share} {advice}"),)
+
+
+def category_findings(score: ScanScore) -> tuple[GuardFinding, ...]:
+    """Guard on a risk category that could as well be another one.
+
+    Args:
+        score: The answer; without calibration nothing fires.
+    """
+    chances = score.category_probabilities
+    if chances is None or max(chances.values()) >= CERTAIN_CATEGORY:
+        return ()
+    likely = sorted(chances.items(), key=lambda item: -item[1])[:2]
+    told = " or ".join(f"{name} ({chance:.0%})" for name, chance in likely)
+    message = (
+        f"The risk category is little better than a coin toss: {told}, by the errors on scans "
+        "with a known score. Read the lesions before the category is used."
+    )
+    return (GuardFinding("CATEGORY_UNCERTAIN", "review", message),)
 
 
 def image_findings(

@@ -31,6 +31,8 @@ DESCRIPTION_NAME = "model.json"
 ATLAS_NAME = "atlas.nii.gz"
 ALIGNMENT_WEIGHTS_NAME = "alignment.weights.h5"
 SCORING_WEIGHTS_NAME = "scoring.weights.h5"
+VESSELS_NAME = "vessels.json"
+"""Courses of the coronary arteries; a model without it names no territories."""
 
 FORMAT = 1
 """Version of the layout of `model.json`."""
@@ -141,6 +143,7 @@ def load_model(folder: Path | None = None, *, preset: str | None = None) -> Mode
             description["scoring"],
             place / SCORING_WEIGHTS_NAME,
             preset=preset,
+            vessels=place / VESSELS_NAME if VESSELS_NAME in description["files"] else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
@@ -209,7 +212,7 @@ def update_description(
             description[key] = list(known.values())
         else:
             description[key] = value
-    names = (ATLAS_NAME, ALIGNMENT_WEIGHTS_NAME, SCORING_WEIGHTS_NAME)
+    names = (ATLAS_NAME, ALIGNMENT_WEIGHTS_NAME, SCORING_WEIGHTS_NAME, VESSELS_NAME)
     description["files"] = {n: _sha256(folder / n) for n in names if (folder / n).is_file()}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")

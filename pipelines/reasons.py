@@ -26,6 +26,7 @@ REASONS: dict[str, str] = {
     "SHARP_KERNEL": "The reconstruction kernel is sharper than calcium scoring asks for.",
     "METAL": "The scan holds metal, which can be mistaken for calcium.",
     "ALIGNMENT_UNCERTAIN": "The alignment of the scan to the atlas is uncertain.",
+    "CATEGORY_UNCERTAIN": "The risk category is about as likely to be another one.",
     "MIXED_SETTINGS": "The slices were made with different tube voltages or kernels.",
     "LOSSY": "The images were compressed with loss, which changes their values.",
 }

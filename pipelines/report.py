@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from calcium.categories import RISK_CATEGORIES, risk_label
+from calcium.territories import TERRITORIES
 from pipelines.pages import page
 from pipelines.pictures import (
     CONTRIBUTION_FLOOR,
@@ -114,6 +115,8 @@ def report_html(result: ScanResult, evidence: Evidence) -> str:
         n_slices=0 if evidence.scan is None else evidence.scan.grid.size[2],
         lesions=result.lesions[:LISTED_LESIONS],
         more_lesions=result.lesions[LISTED_LESIONS:],
+        territories=territory_scores(result),
+        chances=likely_categories(result),
         views=_views(result, evidence),
         alignment=evidence.alignment,
         acquisition=acquisition_facts(evidence.scan),
@@ -121,6 +124,28 @@ def report_html(result: ScanResult, evidence: Evidence) -> str:
         model_hash=evidence.model.model_hash if evidence.model else "",
         floor=CONTRIBUTION_FLOOR,
     )
+
+
+def territory_scores(result: ScanResult) -> dict[str, float]:
+    """Agatston score of every coronary territory, in the usual order.
+
+    Returns:
+        Territory to score, zeros included; empty if lesions have no territory, or there are none.
+    """
+    if not result.lesions or any(lesion.territory is None for lesion in result.lesions):
+        return {}
+    scores = dict.fromkeys(TERRITORIES, 0.0)
+    for lesion in result.lesions:
+        assert lesion.territory is not None
+        scores[lesion.territory] += lesion.agatston
+    return scores
+
+
+def likely_categories(result: ScanResult) -> list[tuple[str, int]]:
+    """Risk categories with their chance, percent, likeliest first; those below 1 % left out."""
+    chances = result.details.get("category_probabilities") or {}
+    told = [(name, round(100 * chance)) for name, chance in chances.items()]
+    return sorted([item for item in told if item[1] >= 1], key=lambda item: -item[1])
 
 
 def headline(result: ScanResult) -> str:

@@ -89,6 +89,7 @@ class LesionRow:
         volume_mm3: Volume, mm³.
         peak_hu: Brightest voxel, HU.
         slice_indices: Slices it touches, counted from 0 at the first slice of the grid.
+        territory: Coronary artery, `"LM/LAD"`, `"LCX"` or `"RCA"`; `None` if not told apart.
     """
 
     center_mm: tuple[float, float, float]
@@ -96,6 +97,7 @@ class LesionRow:
     volume_mm3: float
     peak_hu: float
     slice_indices: tuple[int, ...]
+    territory: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +273,14 @@ def json_text(values: Mapping[str, Any]) -> str:
 def _lesion_from_json(row: Mapping[str, Any]) -> LesionRow:
     x, y, z = row["center_mm"]
     indices = tuple(row["slice_indices"])
-    return LesionRow((x, y, z), row["agatston"], row["volume_mm3"], row["peak_hu"], indices)
+    return LesionRow(
+        (x, y, z),
+        row["agatston"],
+        row["volume_mm3"],
+        row["peak_hu"],
+        indices,
+        row.get("territory"),
+    )
 
 
 def _cell(name: str, value: object) -> str:

@@ -167,7 +167,9 @@ class ScanRun:
         score = None
         if result.status != "rejected":
             with watch.time("scoring"):
-                score = self.model.scorer.score(scan.image, alignment.atlas_to_scan)
+                score = self.model.scorer.score(
+                    scan.image, alignment.atlas_to_scan, kind=result.kind
+                )
             result = _with_score(result, score)
         return self._write(result, Evidence(scan, alignment, score, self.model), watch)
 
@@ -331,8 +333,17 @@ def _with_score(result: ScanResult, score: ScanScore) -> ScanResult:
     agatston = rounded(score.agatston)
     assert agatston is not None
     category = risk_category(agatston)
+    findings = result.findings + note_findings(guards.category_findings(score), ())
+    details = dict(result.details)
+    if score.category_probabilities is not None:
+        details["category_probabilities"] = {
+            name: round(chance, 3) for name, chance in score.category_probabilities.items()
+        }
     return replace(
         result,
+        status=status_of(findings),
+        findings=findings,
+        details=details,
         agatston=agatston,
         agatston_low=rounded(score.agatston_low),
         agatston_high=rounded(score.agatston_high),
@@ -348,6 +359,7 @@ def _with_score(result: ScanResult, score: ScanScore) -> ScanResult:
                 volume_mm3=float(f"{lesion.volume_mm3:.5g}"),
                 peak_hu=round(float(lesion.peak_hu), 1),
                 slice_indices=tuple(int(i) for i in lesion.slice_indices),
+                territory=lesion.territory,
             )
             for lesion in score.lesions
         ),

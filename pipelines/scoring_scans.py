@@ -21,13 +21,14 @@ from calcium.simulation.anatomy import Anatomy
 from calcium.simulation.annotations import component_masks, read_annotations
 from calcium.simulation.background import Background
 from calcium.simulation.generator import GeneratorOptions, simulate_scan
+from calcium.territories import VesselAtlas
 from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from pipelines.discovery import SeriesCandidate, find_series
 from pipelines.phantoms import STANDARD, VARIED, make_phantom
 from pipelines.phantoms.settings import KINDS, PhantomSettings
 from pipelines.reading import read_scan
 from pipelines.workers import Work
-from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
+from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 
 if TYPE_CHECKING:
     from registration.alignment import ReferenceAligner
@@ -104,6 +105,16 @@ def find_backgrounds(
             matrix = affine_matrix(aligner.align(read_scan(candidate).image).atlas_to_scan)
             rows = tuple(tuple(float(v) for v in row) for row in matrix)
             yield BackgroundSource(names[0], candidate, annotations, rows)
+
+
+def vessel_atlas(sources: Sequence[BackgroundSource], heart: Ellipsoid) -> VesselAtlas:
+    """Courses of the coronary arteries of annotated scans, in heart units."""
+    people = []
+    for source in sources:
+        anatomy = Anatomy.from_annotation(read_annotations(source.annotations)[source.name])
+        to_unit = heart.unit_matrix(np.array(source.atlas_to_scan))
+        people.append({v: transform_points(to_unit, c) for v, c in anatomy.courses.items()})
+    return VesselAtlas(tuple(people))
 
 
 @dataclass(frozen=True, slots=True)

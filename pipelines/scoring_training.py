@@ -21,6 +21,7 @@ from pipelines.scoring_scans import (
     load_aligner,
     phantom_tasks,
     simulated_tasks,
+    vessel_atlas,
 )
 from registration.geometry import Ellipsoid
 
@@ -107,7 +108,7 @@ def train_scoring(
     """
     import keras
 
-    from calcium.networks.predictor import build_network
+    from calcium.networks.predictor import build_network, for_prediction
     from calcium.training import (
         TrainingOptions,
         attention_loss,
@@ -117,7 +118,7 @@ def train_scoring(
     from calcium.training_data import BLOCK_SIZES, CROP_SIZE, CropSampler
 
     keras.utils.set_random_seed(recipe.seed % 2**31)
-    network = build_network(recipe.network, recipe.widths)
+    network = build_network(recipe.network, recipe.widths, training=True)
     additive = recipe.network == "additive"
     sampler = CropSampler(
         [s for s in scans if s.group not in recipe.hold_out],
@@ -136,7 +137,7 @@ def train_scoring(
         LOGGER.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})
         return found
 
-    weights = train_network(
+    train_network(
         network,
         sampler,
         attention_loss if additive else regression_loss,
@@ -145,7 +146,10 @@ def train_scoring(
         evaluate=evaluate if held_out else None,
         best_by="log_error",
     )
-    return weights, validate(network, held_out, recipe.network)
+    kept = for_prediction(network, recipe.network, recipe.widths)
+    weights = folder / "prediction.weights.h5"
+    kept.save_weights(weights)
+    return weights, validate(kept, held_out, recipe.network)
 
 
 def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> Validation:
@@ -249,13 +253,14 @@ def train_model(
     """
     import shutil
 
-    from pipelines.model import SCORING_WEIGHTS_NAME, update_description
+    from pipelines.model import SCORING_WEIGHTS_NAME, VESSELS_NAME, update_description
 
     aligner, heart = load_aligner(model)
     cache = work / "scans"
     cache.mkdir(parents=True, exist_ok=True)
     tasks: list[Task] = []
-    for source in find_backgrounds(folders, annotations, aligner):
+    sources = list(find_backgrounds(folders, annotations, aligner))
+    for source in sources:
         tasks += simulated_tasks(source, heart, cache, seed=recipe.seed, count=recipe.simulated)
     if not tasks:
         raise ValueError(f"no scan has an annotation of its name. Received: {annotations}")
@@ -267,6 +272,8 @@ def train_model(
     scans, validation = made[: len(tasks)], made[len(tasks) :]
     weights, found = train_scoring(scans, recipe, work / recipe.network, validation=validation)
     shutil.copyfile(weights, model / SCORING_WEIGHTS_NAME)
+    shown = [source for source in sources if source.name not in recipe.hold_out]
+    vessel_atlas(shown or sources, heart).save(model / VESSELS_NAME)
     names = sorted({scan.group for scan in scans if not scan.group.startswith("phantom")})
     update_description(model, model_sections(recipe, heart, names, found))
     return dict(found.metrics)

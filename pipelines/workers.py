@@ -140,7 +140,7 @@ def connected(workers: int, scheduler: str | None) -> Iterator[Client]:
     settings = {
         "distributed.scheduler.allowed-failures": 0,
         "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.worker.preload": ["pipelines.quiet_tensorflow"],
+        "distributed.worker.preload": ["pipelines.tensorflow_start"],
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
     }

@@ -1,11 +1,23 @@
+from dataclasses import replace
+
 import pytest
 
 import benchmarks.scoring_methods
-from benchmarks.scoring_methods import agreement, available_methods
+from benchmarks.scoring_methods import (
+    Case,
+    _territory_points,
+    agreement,
+    available_methods,
+    write_score_tables,
+)
+from calcium.lesions import Lesion
+from pipelines.evaluation import read_pairs
 
 
-def row(kind, truth, score):
-    return {"method": "additive", "kind": kind, "truth": truth, "score": score, "seconds": 0.5}
+def row(kind, truth, score, **more):
+    known = {"method": "additive", "case": f"{kind} {truth}", "kind": kind, "truth": truth}
+    known |= {"score": score, "seconds": 0.5, "low": None, "high": None}
+    return {**known, "located": None, "located_right": None, **more}
 
 
 def test_agreement_by_hand():
@@ -27,6 +39,48 @@ def test_agreement_by_hand():
     # truth 0,0,2,4; score 0,1,2,4: all 16 pairs differ by 0,1,2,4 | 0,1,2,4 | 2,1,0,2 | 4,3,2,0
     expected = 1.0 - (1.0 / 4.0) / ((7 + 7 + 5 + 9) / 16.0)
     assert both["linear kappa"] == pytest.approx(expected)
+    assert both["in 90 % interval"] is None
+    assert both["territory"] is None
+
+
+def test_intervals_and_territories_by_hand():
+    rows = [
+        row("chest", 10.0, 12.0, low=10.0, high=20.0, located=10.0, located_right=4.0),
+        row("chest", 50.0, 60.0, low=51.0, high=70.0, located=50.0, located_right=50.0),
+        row("chest", 0.0, 0.0, low=0.0, high=0.0),
+        row("chest", 9.0, 0.0, low=0.0, high=9.0),
+    ]
+    chest = agreement(rows)[0]
+    assert chest["in 90 % interval"] == pytest.approx(0.75)
+    assert chest["territory"] == pytest.approx(54.0 / 60.0)
+
+
+def test_points_are_located_by_the_smaller_of_true_and_predicted_score():
+    case = Case("a", "chest", None, 100.0, {"LM/LAD": 60.0, "LCX": 40.0, "RCA": 0.0})
+    lesions = [
+        Lesion((0, 0, 0), 50.0, 1.0, 200.0, (1,), "LM/LAD"),
+        Lesion((0, 0, 0), 30.0, 1.0, 200.0, (1,), "RCA"),
+    ]
+    found = _territory_points(case, lesions)
+    assert found == {"located": 80.0, "located_right": 50.0}
+    unknown = [replace(lesions[0], territory=None)]
+    assert _territory_points(case, unknown)["located"] is None
+
+
+def test_tables_for_evaluate_and_calibration_hold_the_first_method(tmp_path):
+    rows = [
+        row("chest", 10.0, 12.0, low=10.0, high=20.0),
+        row("chest", 10.0, 99.0, method="plain"),
+        row("cardiac", 0.0, 0.0, low=0.0, high=1.0),
+    ]
+    write_score_tables("phantoms", rows, tmp_path)
+    paths = [tmp_path / f"phantoms_{ending}.csv" for ending in ("predicted", "reference")]
+    pairs = read_pairs(*paths)
+    assert pairs.names == ("chest 10.0", "cardiac 0.0")
+    assert pairs.predicted.tolist() == [12.0, 0.0]
+    assert pairs.reference.tolist() == [10.0, 0.0]
+    assert pairs.high.tolist() == [20.0, 1.0]
+    assert pairs.kinds == ("chest", "cardiac")
 
 
 def test_methods_without_weights_are_not_asked_for_by_default(tmp_path, monkeypatch):

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from calcium.calibration import Calibration, ErrorBin
 from calcium.networks.predictor import Predictor
 from calcium.scoring import Scorer
+from calcium.territories import VesselAtlas
 from registration.geometry import Ellipsoid, ImageGrid, affine_transform
 
 GRID = ImageGrid((160, 150, 12), (0.8, 0.7, 2.5), (-30.0, -170.0, -60.0))
@@ -153,6 +155,43 @@ def test_weights_saved_and_loaded_give_the_same_score(tmp_path):
     image = GRID.to_image(scan_with_plaques())
     expected = Scorer(trained, HEART, decision="voxel").score(image, TO_SCAN).agatston
     assert loaded.score(image, TO_SCAN).agatston == pytest.approx(expected, rel=1e-6)
+
+
+def test_intervals_and_chances_are_those_of_the_kind_and_of_the_calibrated_definition():
+    # chest scans of any score: half right, half twice as much, on the scale of log1p
+    errors = (0.0, float(np.log(2.0)))
+    bins = {"chest": (ErrorBin(0.0, 0.0, errors[1], errors),)}
+    scorer = Scorer(FixedAttention(1.0, 1.0), HEART, calibration=Calibration("agatston-1990", bins))
+    image = GRID.to_image(scan_with_plaques())
+    score = scorer.score(image, TO_SCAN, kind="chest")
+    total = FIRST + SECOND
+    assert (score.agatston_low, score.agatston_high) == pytest.approx((total, 2 * total + 1))
+    # 29.9 or 60.8, the same category
+    assert score.category_probabilities["11-100"] == 1.0
+    for other in (
+        scorer.score(image, TO_SCAN, kind="cardiac"),
+        scorer.score(image, TO_SCAN),
+        scorer.with_preset("agatston-4conn").score(image, TO_SCAN, kind="chest"),
+    ):
+        assert other.agatston_low is None
+        assert other.agatston_high is None
+        assert other.category_probabilities is None
+
+
+def test_lesions_are_told_apart_by_the_artery_that_runs_there():
+    # the plaques lie right and left of the heart's center; so do these arteries, in heart units
+    courses = {
+        "RCA": np.array([[-0.5, -0.5, 0.0], [-0.5, 0.5, 0.0]]),
+        "LAD": np.array([[0.5, -0.5, 0.0], [0.5, 0.5, 0.0]]),
+    }
+    image = GRID.to_image(scan_with_plaques())
+    scorer = Scorer(FixedAttention(1.0, 1.0), HEART, vessels=VesselAtlas((courses,)))
+    found = scorer.with_preset("agatston-1990").score(image, TO_SCAN).lesions
+    right = [lesion.center_mm[0] < 33.0 for lesion in found]
+    assert sorted(right) == [False, True]
+    assert [lesion.territory for lesion in found] == ["RCA" if r else "LM/LAD" for r in right]
+    unknown = Scorer(FixedAttention(1.0, 1.0), HEART).score(image, TO_SCAN).lesions
+    assert [lesion.territory for lesion in unknown] == [None, None]
 
 
 def test_preset_can_be_changed_without_another_network():

@@ -41,7 +41,9 @@ class FakeAligner:
 
 
 class FakeScorer:
-    def score(self, image: sitk.Image, atlas_to_scan: sitk.Transform) -> SimpleNamespace:
+    def score(
+        self, image: sitk.Image, atlas_to_scan: sitk.Transform, *, kind: str | None = None
+    ) -> SimpleNamespace:
         hu = sitk.GetArrayFromImage(image)
         feedback = np.where(hu >= BRIGHT_HU, np.float32(PER_VOXEL), np.float32(0))
         z = tuple(int(k) for k in np.unique(np.nonzero(feedback)[0]))
@@ -51,6 +53,7 @@ class FakeScorer:
             volume_mm3=5.0,
             peak_hu=float(hu.max()),
             slice_indices=z,
+            territory=None,
         )
         return SimpleNamespace(
             agatston=float(feedback.sum(dtype=float)),
@@ -58,13 +61,16 @@ class FakeScorer:
             agatston_high=None,
             volume_mm3=5.0,
             lesions=(lesion,) if z else (),
+            category_probabilities=None,
             preset="agatston-1990",
             feedback=feedback.astype(np.float32),
         )
 
 
 class BrokenScorer(FakeScorer):
-    def score(self, image: sitk.Image, atlas_to_scan: sitk.Transform) -> SimpleNamespace:
+    def score(
+        self, image: sitk.Image, atlas_to_scan: sitk.Transform, *, kind: str | None = None
+    ) -> SimpleNamespace:
         raise RuntimeError(f"cannot score {PATIENT!r}")
 
 

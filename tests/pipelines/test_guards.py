@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import SimpleITK as sitk
 from pipelines.guards import (
     acquisition_findings,
     alignment_findings,
+    category_findings,
     coverage_findings,
     image_findings,
     is_sharp_kernel,
@@ -162,3 +164,19 @@ def test_a_heart_outside_the_scan_measures_nothing():
     scan = heart_scan(300.0)
     assert soft_tissue_upper_quartile_hu(scan.image, affine_transform(matrix), HEART) is None
     assert image_findings(scan, affine_transform(matrix), HEART) == ()
+
+
+@pytest.mark.parametrize(
+    ("chances", "fires"),
+    [
+        (None, False),
+        ({"0": 0.0, "1-10": 0.05, "11-100": 0.95, "101-400": 0.0, ">400": 0.0}, False),
+        ({"0": 0.0, "1-10": 0.0, "11-100": 0.55, "101-400": 0.45, ">400": 0.0}, True),
+    ],
+)
+def test_a_category_that_is_a_coin_toss_asks_for_a_reader(chances, fires):
+    found = category_findings(SimpleNamespace(category_probabilities=chances))
+    assert [f.code for f in found] == ["CATEGORY_UNCERTAIN"] * fires
+    assert all(f.severity == "review" for f in found)
+    if fires:
+        assert "11-100 (55%) or 101-400 (45%)" in found[0].message

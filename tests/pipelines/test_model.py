@@ -10,6 +10,7 @@ from pipelines.model import (
     ALIGNMENT_WEIGHTS_NAME,
     ATLAS_NAME,
     SCORING_WEIGHTS_NAME,
+    VESSELS_NAME,
     ModelError,
     load_model,
     read_description,
@@ -120,3 +121,13 @@ def test_sections_are_replaced_and_histories_merged(folder):
     }
     assert description["scoring"] == {"network": "additive"}
     assert description["alignment"] == {}
+
+
+def test_courses_of_arteries_are_hashed_where_there_are_any(folder):
+    assert VESSELS_NAME not in read_description(folder)["files"]
+    (folder / VESSELS_NAME).write_text("{}")
+    update_description(folder, {})
+    verify_files(folder, read_description(folder))
+    (folder / VESSELS_NAME).write_text("other courses")
+    with pytest.raises(ModelError, match=r"(?s)vessels\.json in .*SHA-256 differs"):
+        verify_files(folder, read_description(folder))

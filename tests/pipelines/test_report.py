@@ -217,3 +217,22 @@ def test_index_lists_every_series_with_a_link_to_its_report() -> None:
     assert "scans/def456/report.html" in page.links
     assert "<b>&.zip" in page.text
     assert "NOT_CT" in page.text
+
+
+def test_arteries_and_chances_are_told_where_the_model_knows_them() -> None:
+    lesions = (
+        LesionRow((1.5, -2.5, 130.0), 100.0, 70.0, 512.0, (10,), "RCA"),
+        LesionRow((1.5, -2.5, 133.0), 23.4, 18.7, 212.0, (11,), "LM/LAD"),
+    )
+    chances = {"0": 0.0, "1-10": 0.0, "11-100": 0.243, "101-400": 0.752, ">400": 0.005}
+    text = Page(
+        report_html(
+            result(lesions=lesions, details={"category_probabilities": chances}), Evidence()
+        )
+    ).text
+    assert "LM/LAD 23 LCX 0 RCA 100" in text
+    assert "1 RCA 100.0 70.0 512" in text
+    assert "Chance of each: 101–400 75 %, 11–100 24 %" in text
+    plain = Page(report_html(result(), Evidence())).text
+    assert "Artery" not in plain
+    assert "Chance of each" not in plain

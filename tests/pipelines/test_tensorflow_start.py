@@ -6,7 +6,11 @@ import sys
 
 import pytest
 
-from pipelines.quiet_tensorflow import filtered_stderr
+from pipelines.tensorflow_start import (
+    CONVOLUTIONS_BY_ONEDNN,
+    filtered_stderr,
+    prepare_tensorflow,
+)
 
 OWN = "I0000 00:00:1795720481.9487 33 port.cc:153] oneDNN custom operations are on.\n"
 
@@ -35,8 +39,8 @@ def test_what_was_said_before_a_failure_is_passed_on(capfd: pytest.CaptureFixtur
 @pytest.mark.parametrize("quiet", [True, False])
 def test_tensorflow_is_imported_in_silence(quiet: bool) -> None:
     code = (
-        "from pipelines.quiet_tensorflow import quiet_tensorflow\n"
-        f"if {quiet}: quiet_tensorflow()\n"
+        "from pipelines.tensorflow_start import prepare_tensorflow\n"
+        f"if {quiet}: prepare_tensorflow()\n"
         "import tensorflow\n"
         "assert 'Quiet' not in type(tensorflow.__loader__).__name__\n"
         "print(float(tensorflow.constant(1.0) + 1))\n"
@@ -50,3 +54,14 @@ def test_tensorflow_is_imported_in_silence(quiet: bool) -> None:
     assert ("oneDNN" in done.stderr) is not quiet
     if quiet:
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "1"), ("0", "0")])
+def test_convolutions_are_those_of_onednn_unless_the_user_says_otherwise(
+    chosen: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CONVOLUTIONS_BY_ONEDNN, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(CONVOLUTIONS_BY_ONEDNN, chosen)
+    prepare_tensorflow()
+    assert os.environ[CONVOLUTIONS_BY_ONEDNN] == expected

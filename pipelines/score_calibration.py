@@ -1,0 +1,44 @@
+"""The calibration of a model's scores, from a table of scores that are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calcium.calibration import LEAST_PER_BIN, Calibration, fit_calibration
+from calcium.presets import DEFAULT_PRESET
+from pipelines.evaluation import ScorePairs, UnusableTable
+from pipelines.model import read_description, update_description
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def calibrate_model(folder: Path, pairs: ScorePairs) -> Calibration:
+    """Fit a calibration to scans with known scores and put it into the model's settings.
+
+    Args:
+        folder: Model folder that made the predictions.
+        pairs: Predicted and reference scores under the model's own definition of the score.
+
+    Raises:
+        UnusableTable: If no kind of scan has enough pairs.
+        ModelError: If the folder holds no model that can score.
+    """
+    description = read_description(folder)
+    scoring: Mapping[str, object] = description.get("scoring", {})
+    preset = str(scoring.get("preset", DEFAULT_PRESET))
+    known = [k for k, kind in enumerate(pairs.kinds) if kind]
+    calibration = fit_calibration(
+        pairs.predicted[known],
+        pairs.reference[known],
+        [pairs.kinds[k] for k in known],
+        preset=preset,
+    )
+    if not calibration.bins:
+        raise UnusableTable(
+            f"intervals need at least {LEAST_PER_BIN} scans of a kind, cardiac or chest, with a "
+            f"known score. Received: {len(known)} with a kind"
+        )
+    update_description(folder, {"scoring": {**scoring, "calibration": calibration.to_dict()}})
+    return calibration
