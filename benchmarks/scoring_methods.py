@@ -195,25 +195,36 @@ def agreement(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
             part = [r for r in rows if r["method"] == method and kind in (r["kind"], "both")]
             if len(part) < 3:
                 continue
-            truth, score = (np.array([r[k] for r in part], float) for k in ("truth", "score"))
-            first, second = risk_categories(truth), risk_categories(score)
-            zero = first == 0
             table.append(
                 {
                     "method": method,
                     "kind": kind,
-                    "n": len(part),
-                    "linear kappa": linear_weighted_kappa(confusion_matrix(first, second)),
-                    "ICC(2,1)": intraclass_correlations(np.stack([truth, score], 1)).icc_2_1.value,
-                    "same category": float((first == second).mean()),
-                    "within one": float((np.abs(first - second) <= 1).mean()),
-                    "zero found zero": float((second[zero] == 0).mean()) if zero.any() else None,
+                    **agreement_of(part),
                     "in 90 % interval": _share_inside(part),
                     "territory": _share_located(part),
                     "seconds": float(np.median([float(str(r["seconds"])) for r in part])),
                 }
             )
     return table
+
+
+def agreement_of(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Agreement of `score` with `truth`, and how many rows there are.
+
+    Args:
+        rows: At least three.
+    """
+    truth, score = (np.array([row[k] for row in rows], float) for k in ("truth", "score"))
+    first, second = risk_categories(truth), risk_categories(score)
+    zero = first == 0
+    return {
+        "n": len(rows),
+        "linear kappa": linear_weighted_kappa(confusion_matrix(first, second)),
+        "ICC(2,1)": intraclass_correlations(np.stack([truth, score], 1)).icc_2_1.value,
+        "same category": float((first == second).mean()),
+        "within one": float((np.abs(first - second) <= 1).mean()),
+        "zero found zero": float((second[zero] == 0).mean()) if zero.any() else None,
+    }
 
 
 def _share_inside(rows: Sequence[Mapping[str, object]]) -> float | None:

@@ -38,7 +38,11 @@ import click
 )
 @click.option("--steps", type=click.IntRange(min=1), default=6000, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=20261123, show_default=True)
-@click.option("--hold-out", multiple=True, help="Scan kept for validation; may be repeated.")
+@click.option(
+    "--hold-out",
+    multiple=True,
+    help="Scan that takes no part; may be repeated. Its scores go to held_out.csv in WORK.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calcium.counting_rule import CountingRule
 from calcium.networks.slice_inputs import INPUT_CHANNELS
@@ -25,7 +26,13 @@ from pipelines.scoring_scans import (
 )
 from registration.geometry import Ellipsoid
 
+if TYPE_CHECKING:
+    from calcium.validation import ScanOutcome
+
 LOGGER = logging.getLogger(__name__)
+
+HELD_OUT_NAME = "held_out.csv"
+"""Scores of scans that took part neither in the training nor in any choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,8 @@ def train_scoring(
         validation: Further scans that the best step is chosen by.
 
     Returns:
-        Path of the weights, and how they do on held-out scans.
+        Path of the weights, and how they do on the scans that chose the step: those of
+        `validation`, or held-out ones without any. Scores of the latter go to `HELD_OUT_NAME`.
     """
     import keras
 
@@ -130,10 +138,12 @@ def train_scoring(
         # calcium is too rare to be learnt
         **({} if additive else {"coronary_share": 0.25, "anywhere_share": 0.5}),
     )
-    held_out = [s for s in scans if s.group in recipe.hold_out] + list(validation)
+    left_out = [s for s in scans if s.group in recipe.hold_out]
+    # whoever is left out must not choose the step either, if anybody else can
+    judges = list(validation) or left_out
 
     def evaluate(trained: Any, step: int) -> dict[str, float]:
-        found = dict(validate(trained, held_out, recipe.network).metrics)
+        found = dict(validate(trained, judges, recipe.network).metrics)
         LOGGER.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})
         return found
 
@@ -143,19 +153,20 @@ def train_scoring(
         attention_loss if additive else regression_loss,
         folder,
         TrainingOptions(steps=recipe.steps, learning_rate=recipe.learning_rate),
-        evaluate=evaluate if held_out else None,
+        evaluate=evaluate if judges else None,
         best_by="log_error",
     )
     kept = for_prediction(network, recipe.network, recipe.widths)
     weights = folder / "prediction.weights.h5"
     kept.save_weights(weights)
-    return weights, validate(kept, held_out, recipe.network)
+    found = validate(kept, judges, recipe.network)
+    if left_out:
+        write_outcomes(folder / HELD_OUT_NAME, left_out, outcomes(kept, left_out, recipe, found))
+    return weights, found
 
 
 def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> Validation:
     """Fit the counting rule of a network to held-out scans and measure the agreement."""
-    import tensorflow as tf
-
     from calcium.validation import (
         additive_outcome,
         counting_rule_of,
@@ -166,21 +177,50 @@ def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> Validatio
 
     if not scans:
         return Validation()
-    signature = [tf.TensorSpec((None, None, None, INPUT_CHANNELS), tf.float32)]
-    traced = tf.function(lambda x: network(x, training=False), input_signature=signature)
-
-    def predict(inputs: Any) -> Any:
-        return traced(tf.constant(inputs)).numpy()
-
+    predict = _traced(network)
     if name == "plain":
         return Validation(summary([regressed_outcome(predict, scan) for scan in scans]))
     seen = [lattice_attention(predict, scan) for scan in scans]
     rule = counting_rule_of(scans, seen)
-    outcomes = [
+    found = [
         additive_outcome(scan, attention, "lesion", rule)
         for scan, attention in zip(scans, seen, strict=True)
     ]
-    return Validation(summary(outcomes), rule)
+    return Validation(summary(found), rule)
+
+
+def outcomes(
+    network: Any, scans: Sequence[LatticeScan], recipe: ScoringRecipe, validation: Validation
+) -> list[ScanOutcome]:
+    """Scores of scans that chose nothing, under the rule that others chose."""
+    from calcium.validation import additive_outcome, lattice_attention, regressed_outcome
+
+    predict = _traced(network)
+    if recipe.network == "plain":
+        return [regressed_outcome(predict, scan) for scan in scans]
+    return [
+        additive_outcome(scan, lattice_attention(predict, scan), "lesion", validation.rule)
+        for scan in scans
+    ]
+
+
+def write_outcomes(path: Path, scans: Sequence[LatticeScan], found: Sequence[ScanOutcome]) -> None:
+    """Write scores as CSV: `scan_id, group, kind, truth, agatston, found`, one row per scan."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["scan_id", "group", "kind", "truth", "agatston", "found"])
+        for scan, o in zip(scans, found, strict=True):
+            scores = [round(value, 2) for value in (o.truth, o.score, o.found)]
+            writer.writerow([o.name, o.group, scan.kind, *scores])
+
+
+def _traced(network: Any) -> Any:
+    """Prediction of a network for slices of any size, as arrays."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, None, None, INPUT_CHANNELS), tf.float32)]
+    traced = tf.function(lambda x: network(x, training=False), input_signature=signature)
+    return lambda inputs: traced(tf.constant(inputs)).numpy()
 
 
 def model_sections(

@@ -1,10 +1,21 @@
+import csv
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from pipelines.scoring_training import ScoringRecipe, Validation, model_sections
+from calcium.training_data import lattice_scan
+from pipelines.scoring_training import (
+    HELD_OUT_NAME,
+    ScoringRecipe,
+    Validation,
+    model_sections,
+    train_scoring,
+)
 from registration.geometry import Ellipsoid
+from tests.calcium.test_training import HEART as LATTICE_HEART
+from tests.calcium.test_training import labeled
 
 HEART = Ellipsoid((0.0, 0.0, 0.0), (40.0, 38.0, 30.0))
 
@@ -21,6 +32,19 @@ def test_sections_hold_what_the_scorer_needs_and_how_it_was_trained():
     assert "--network additive" in training["command"]
     assert "--seed 7" in training["command"]
     assert training["metrics"] == {"kappa": 0.9877}
+
+
+def test_who_is_left_out_is_scored_and_chooses_nothing(tmp_path):
+    scans = [lattice_scan(labeled(k), LATTICE_HEART) for k in range(4)]
+    seen, out, judge = scans[:2], replace(scans[2], group="absent"), scans[3]
+    recipe = ScoringRecipe(widths=(4, 6), steps=4, batch_size=2, hold_out=("absent",))
+    _, alone = train_scoring([*seen, out], recipe, tmp_path / "a", validation=[judge])
+    _, beside = train_scoring(seen, recipe, tmp_path / "b", validation=[judge])
+    assert alone == beside
+    rows = list(csv.DictReader((tmp_path / "a" / HELD_OUT_NAME).read_text().splitlines()))
+    assert [(row["scan_id"], row["group"]) for row in rows] == [(out.name, "absent")]
+    assert float(rows[0]["truth"]) == pytest.approx(out.agatston, abs=0.01)
+    assert not (tmp_path / "b" / HELD_OUT_NAME).exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,82 @@
+"""Scores of real patients that were left out of the training, with calcium put into them.
+
+    calcium-score train scoring SCANS --out MODEL --work FOLD --hold-out NAME ... (once per fold)
+    python benchmarks/scoring_left_out.py FOLD... --out DIR
+
+Every FOLD is the `--work` folder of a training that left patients out; their simulated scans
+have chosen neither the step nor the counting rule. What is true of a scan is what was put into
+it, and the patient's own calcium as annotated. Atlas and alignment are those of MODEL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.results_table import write_results
+from benchmarks.scoring_methods import agreement_of
+
+HELD_OUT = "*/held_out.csv"
+"""Scores of a fold, in the folder of its network."""
+
+
+def main() -> None:
+    """Pool the folds and print the agreement of every patient and of all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folds", nargs="+", type=Path, metavar="FOLD")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    rows = [row for fold in options.folds for path in fold.glob(HELD_OUT) for row in read(path)]
+    if not rows:
+        raise SystemExit("no FOLD holds a held_out.csv: train with --hold-out first")
+    write_results("scoring_left_out_scans", rows, options.out)
+    print(write_results("scoring_left_out", by_patient(rows), options.out))
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    """Scans of one fold."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [
+            {
+                "scan": row["scan_id"],
+                "patient": row["group"],
+                "kind": row["kind"],
+                "truth": float(row["truth"]),
+                "score": float(row["agatston"]),
+                "found": float(row["found"]),
+            }
+            for row in csv.DictReader(stream)
+        ]
+
+
+def by_patient(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Agreement of every patient, of either kind of scan, and of all."""
+    patients = sorted({str(row["patient"]) for row in rows})
+    groups = [(name, [r for r in rows if r["patient"] == name]) for name in patients]
+    groups += [(kind, [r for r in rows if r["kind"] == kind]) for kind in ("cardiac", "chest")]
+    groups.append(("all", list(rows)))
+    table = []
+    for name, part in groups:
+        if not part:
+            continue
+        total = sum(float(str(row["truth"])) for row in part)
+        found = sum(float(str(row["found"])) for row in part)
+        score = sum(float(str(row["score"])) for row in part)
+        table.append(
+            {
+                "patient or kind": name,
+                **agreement_of(part),
+                "points found": found / total if total else None,
+                "of the score not coronary": (score - found) / score if score else None,
+            }
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

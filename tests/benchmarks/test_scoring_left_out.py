@@ -1,0 +1,23 @@
+import pytest
+
+from benchmarks.scoring_left_out import by_patient, read
+
+BOB = ((0, 0, 0), (0, 20, 0), (200, 100, 100))
+"""True score, score, and what was found of it."""
+
+
+def test_patients_that_were_left_out_are_told_apart(tmp_path):
+    lines = ["scan_id,group,kind,truth,agatston,found"]
+    # one patient exact; the other with half of 200 found, and 20 beside it
+    lines += [f"a{k},ann,chest,{t},{t},{t}" for k, t in enumerate((0, 50, 500))]
+    lines += [f"b{k},bob,cardiac,{t},{s},{f}" for k, (t, s, f) in enumerate(BOB)]
+    path = tmp_path / "held_out.csv"
+    path.write_text("\n".join(lines) + "\n")
+    table = {str(row["patient or kind"]): row for row in by_patient(read(path))}
+    assert list(table) == ["ann", "bob", "cardiac", "chest", "all"]
+    assert table["ann"]["linear kappa"] == 1.0
+    assert table["ann"]["of the score not coronary"] == 0.0
+    assert table["bob"]["points found"] == pytest.approx(100 / 200)
+    assert table["bob"]["of the score not coronary"] == pytest.approx(20 / 120)
+    assert table["bob"]["zero found zero"] == 0.5
+    assert table["all"]["n"] == 6
