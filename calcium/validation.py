@@ -72,7 +72,7 @@ def additive_outcome(
     rule: CountingRule | None = None,
 ) -> ScanOutcome:
     """Outcome of a scan under a decision rule."""
-    flat, shape = _flat_points(scan)
+    flat, shape = flat_points(scan)
     value = decide(attention, scan.density, flat, shape, decision, rule)
     share = value / np.maximum(scan.density, 1e-12)
     found = float((share * scan.coronary).sum())
@@ -90,14 +90,14 @@ def counting_rule_of(
     """
     parts = []
     for scan, values in zip(scans, attention, strict=True):
-        label = label_voxels(*_flat_points(scan), LESION_CONNECTIVITY)
+        label = label_voxels(*flat_points(scan), LESION_CONNECTIVITY)
         parts.append([np.bincount(label, scan.density * v) for v in (1.0, values)])
         parts[-1].append(np.bincount(label, scan.coronary))
     possible, attended, coronary = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return fit_counting_rule(possible, attended / possible, coronary > 0.5 * possible)
 
 
-def _flat_points(scan: LatticeScan) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+def flat_points(scan: LatticeScan) -> tuple[NDArray[np.int64], tuple[int, ...]]:
     """Points of a scan in the flattened lattice volume, and that volume's shape."""
     shape = (len(scan.hu), LATTICE_SIZE, LATTICE_SIZE)
     flat = np.ravel_multi_index(tuple(scan.points.T.astype(np.int64)), shape)

@@ -8,16 +8,34 @@ import click
 
 
 @click.command()
-@click.argument("scans", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("scans", nargs=-1, type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--out",
     required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Model folder with atlas and alignment; receives scoring.weights.h5. With --table, a new "
+    "model folder.",
+)
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="CSV with the columns scan, agatston and, if known, lm_lad, lcx, rca: trains a model "
+    "further on these scans, from their scores alone.",
+)
+@click.option(
+    "--model",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Model folder with atlas and alignment; receives scoring.weights.h5.",
+    help="With --table: model to start from.  [default: the one that ships]",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="With --table: passes over the scans at most.",
 )
 @click.option(
     "--annotations",
-    required=True,
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Folder of JSON files with coronary courses and named components, one per scan.",
 )
@@ -53,7 +71,10 @@ import click
 def command(
     scans: tuple[Path, ...],
     out: Path,
-    annotations: Path,
+    table: Path | None,
+    model: Path | None,
+    epochs: int,
+    annotations: Path | None,
     work: Path | None,
     network: str,
     simulated: int,
@@ -68,8 +89,22 @@ def command(
 
     Only scores of crops are learnt from. The training can be killed at any moment; the
     same command goes on.
+
+    With --table TABLE instead of SCANS, train a model further on a cohort of your own, from
+    the scores of whole scans. A third of them takes no part and judges: if no pass is better
+    than the start, the start is kept.
     """
     import logging
+
+    if table is not None:
+        if scans or annotations is not None:
+            raise click.UsageError("give either SCANS with --annotations, or --table")
+        _fine_tune(table, model, out, epochs, seed)
+        return
+    if not scans or annotations is None:
+        raise click.UsageError("give SCANS with --annotations, or --table")
+    if not out.is_dir():
+        raise click.UsageError(f"{out} must be a model folder with atlas and alignment")
 
     from pipelines.scoring_training import ScoringRecipe, train_model
 
@@ -92,3 +127,27 @@ def command(
     click.echo(f"Weights and settings are in {out}.")
     for name, value in validation.items():
         click.echo(f"{name:<12}{value:8.3f}")
+
+
+def _fine_tune(table: Path, model: Path | None, out: Path, epochs: int, seed: int) -> None:
+    from calcium.fine_tuning import FineTuningOptions
+    from pipelines.model import ModelError
+    from pipelines.scoring_table import UnusableScoreTable, fine_tune_model
+
+    out.mkdir(parents=True, exist_ok=True)
+    options = FineTuningOptions(epochs=epochs, seed=seed)
+    try:
+        found = fine_tune_model(table, model, out, options)
+    except (UnusableScoreTable, ModelError) as error:
+        raise click.UsageError(str(error)) from error
+    if found.best:
+        click.echo(
+            f"Error on scans that took no part: {found.start_error:.3f} before, "
+            f"{found.kept_error:.3f} after (mean difference of log scores)."
+        )
+    else:
+        click.echo(
+            "No pass was better than the start on scans that took no part "
+            f"(error {found.start_error:.3f}): the start is kept."
+        )
+    click.echo(f"The model is in {out}; `calcium-score run --model {out}` uses it.")

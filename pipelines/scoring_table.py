@@ -1,0 +1,223 @@
+"""Fine-tuning of a model on a cohort of one's own, from a table of scores alone."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from calcium.counting_rule import CountingRule
+from calcium.fine_tuning import (
+    FineTuning,
+    FineTuningOptions,
+    ScoredScan,
+    fine_tune,
+    split_scans,
+)
+from calcium.labeled_scan import LabeledScan
+from calcium.networks.predictor import Predictor
+from calcium.territories import VesselAtlas
+from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
+from pipelines.discovery import find_series
+from pipelines.model import (
+    DEFAULT_MODEL,
+    SCORING_WEIGHTS_NAME,
+    VESSELS_NAME,
+    ModelError,
+    load_model,
+    read_identity,
+    update_description,
+)
+from pipelines.reading import read_scan
+from pipelines.reasons import UnusableSeries
+from pipelines.run import scan_kind
+from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
+
+LOGGER = logging.getLogger(__name__)
+
+TERRITORY_COLUMNS = {"lm_lad": "LM/LAD", "lcx": "LCX", "rca": "RCA"}
+"""Columns of the table with scores by coronary territory; all three or none."""
+
+
+class UnusableScoreTable(ValueError):  # noqa: N818 (the name says what is wrong)
+    """A table that cannot be learnt from, with the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One scan of the table.
+
+    Args:
+        path: Folder, archive or file of the scan.
+        agatston: Reference score.
+        territories: Reference scores by territory, `None` where the table has none.
+    """
+
+    path: Path
+    agatston: float
+    territories: dict[str, float] | None
+
+
+def read_score_table(path: Path) -> list[TableRow]:
+    """Rows of a CSV with the columns `scan, agatston` and, if known, `lm_lad, lcx, rca`.
+
+    Args:
+        path: The table; scans are paths relative to its folder, or absolute.
+
+    Raises:
+        UnusableScoreTable: If a column is missing, a score is none, or a scan does not exist.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = [
+                {k: (v or "").strip() for k, v in r.items() if k} for r in csv.DictReader(stream)
+            ]
+    except (UnicodeDecodeError, csv.Error):
+        raise UnusableScoreTable(f"{path.name} is not a table in UTF-8 CSV") from None
+    if not rows or not {"scan", "agatston"} <= set(rows[0]):
+        raise UnusableScoreTable(f"{path.name} needs rows under the columns scan and agatston")
+    given = [name for name in TERRITORY_COLUMNS if name in rows[0]]
+    if given and len(given) < len(TERRITORY_COLUMNS):
+        raise UnusableScoreTable(
+            f"{path.name} needs all of the columns {', '.join(TERRITORY_COLUMNS)}, or none. "
+            f"Received: {', '.join(given)}"
+        )
+    return [_row(path, number, row, bool(given)) for number, row in enumerate(rows, start=2)]
+
+
+def _row(table: Path, line: int, row: dict[str, str], by_territory: bool) -> TableRow:
+    def score(column: str) -> float:
+        try:
+            value = float(row[column])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < 0:
+            raise UnusableScoreTable(
+                f"line {line} of {table.name}: {column} must be a score of 0 or more. "
+                f"Received: {row[column]!r}"
+            )
+        return value
+
+    place = table.parent / row["scan"]
+    if not row["scan"] or not place.exists():
+        raise UnusableScoreTable(f"line {line} of {table.name}: the scan does not exist there")
+    parts = {TERRITORY_COLUMNS[c]: score(c) for c in TERRITORY_COLUMNS} if by_territory else None
+    return TableRow(place, score("agatston"), parts)
+
+
+def fine_tune_model(
+    table: Path, start: Path | None, out: Path, options: FineTuningOptions
+) -> FineTuning:
+    """Train a model further on the scans of a table, into a new model folder.
+
+    Scans that cannot be read or used are named in the log and left out. Without a better
+    result on the scans that judge, the weights of the start are kept.
+
+    Args:
+        table: CSV, see `read_score_table`.
+        start: Model to start from, `None` for the one that ships.
+        out: Folder of the new model; also keeps prepared scans in `work`.
+        options: Length and rate.
+
+    Raises:
+        UnusableScoreTable: If the table cannot be used, or too few scans can.
+        ModelError: If the start is no whole model of the additive network.
+    """
+    place = start or DEFAULT_MODEL
+    model = load_model(place)
+    scoring = dict(model.description["scoring"])
+    if scoring["network"] != "additive":
+        raise ModelError(f"only additive models can be trained further. Received: {place}")
+    scans = list(_prepared(read_score_table(table), model, out / "work" / "scans"))
+    try:
+        training, judges = split_scans(scans)
+    except ValueError as error:
+        raise UnusableScoreTable(f"{table.name}: {error}") from error
+    widths = tuple(scoring["widths"])
+    predictor = Predictor("additive", widths, place / SCORING_WEIGHTS_NAME)
+    rule = CountingRule.from_dict(scoring["counting"]) if "counting" in scoring else CountingRule()
+    vessels = VesselAtlas.load(place / VESSELS_NAME) if (place / VESSELS_NAME).is_file() else None
+    found = fine_tune(
+        predictor.network, training, judges, rule, options, vessels=vessels, report=LOGGER.info
+    )
+    _write(out, place, predictor, scoring, _record(table, start, options, found, scans))
+    return found
+
+
+def _prepared(rows: Sequence[TableRow], model: Any, cache: Path) -> Any:
+    """Scans on the lattice, kept in a cache by the bytes of their files."""
+    cache.mkdir(parents=True, exist_ok=True)
+    heart = model.scorer.heart
+    for number, row in enumerate(rows, start=2):
+        series = find_series([row.path])
+        if len(series) != 1:
+            LOGGER.warning("line %d: holds %d series, one is needed; left out", number, len(series))
+            continue
+        try:
+            scan = read_scan(series[0])
+        except UnusableSeries as refusal:
+            LOGGER.warning("line %d: %s; left out", number, refusal)
+            continue
+        key = hashlib.sha256(f"{scan.content_hash} {model.model_hash}".encode()).hexdigest()[:24]
+        path = cache / f"{key}.npz"
+        if not path.exists():
+            save_lattice_scan(path, _lattice(scan.image, scan.scan_id, model, heart))
+            LOGGER.info("line %d: prepared", number)
+        yield ScoredScan(load_lattice_scan(path), row.agatston, row.territories)
+
+
+def _lattice(image: sitk.Image, name: str, model: Any, heart: Ellipsoid) -> LatticeScan:
+    """A scan on the lattice; where its coronary calcium is, nobody knows."""
+    grid = ImageGrid.from_image(image)
+    matrix = affine_matrix(model.aligner.align(image).atlas_to_scan)
+    volume = sitk.GetArrayFromImage(image)
+    nowhere = np.zeros(volume.shape, bool)
+    labeled = LabeledScan(name, name, scan_kind(grid), volume, grid, matrix, nowhere)
+    return lattice_scan(labeled, heart, model.scorer.preset)
+
+
+def _record(
+    table: Path,
+    start: Path | None,
+    options: FineTuningOptions,
+    found: FineTuning,
+    scans: Sequence[ScoredScan],
+) -> dict[str, Any]:
+    """What `model.json` says of the fine-tuning; neither paths nor names of scans."""
+    identity = read_identity(start)
+    parts = ["calcium-score train scoring --table TABLE --out MODEL", f"--seed {options.seed}"]
+    parts += [f"--epochs {options.epochs}"] + ([] if start is None else ["--model START"])
+    return {
+        "command": " ".join(parts),
+        "start": {"model": identity.label, "sha256": identity.model_hash},
+        "table_sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
+        "scans": len(scans),
+        "log_error_before": round(found.start_error, 4),
+        "log_error_after": round(found.kept_error, 4),
+        "passes": len(found.errors),
+        "kept_pass": found.best,
+    }
+
+
+def _write(
+    out: Path, place: Path, predictor: Predictor, scoring: dict[str, Any], record: dict[str, Any]
+) -> None:
+    """The new model: files of the start, new weights, and no calibration: errors have changed."""
+    for path in sorted(place.iterdir()):
+        if path.is_file():
+            shutil.copyfile(path, out / path.name)
+    if record["kept_pass"]:
+        predictor.network.save_weights(out / SCORING_WEIGHTS_NAME)
+        scoring.pop("calibration", None)
+    update_description(
+        out, {"name": out.name, "scoring": scoring, "training": {"fine_tuning": record}}
+    )

@@ -1,0 +1,100 @@
+"""`calcium-score train scoring --table`: a cohort of scores makes a model of its own."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+
+from pipelines.cli import main
+from pipelines.model import SCORING_WEIGHTS_NAME, read_description, verify_files
+from pipelines.phantoms import make_phantom
+from pipelines.scoring_table import UnusableScoreTable, read_score_table
+
+
+def write(path: Path, rows: list[list[object]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["train", "scoring", *map(str, arguments)])
+
+
+def test_rows_are_scans_beside_the_table_with_scores_and_maybe_territories(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b.nrrd").touch()
+    path = write(tmp_path / "t.csv", [["scan", "agatston"], ["a", "12.5"], ["b.nrrd", 0]])
+    rows = read_score_table(path)
+    assert [row.path for row in rows] == [tmp_path / "a", tmp_path / "b.nrrd"]
+    assert [row.agatston for row in rows] == [12.5, 0.0]
+    assert rows[0].territories is None
+    header = ["scan", "agatston", "lm_lad", "lcx", "rca"]
+    path = write(tmp_path / "t.csv", [header, ["a", 6, 1, 2, 3]])
+    assert read_score_table(path)[0].territories == {"LM/LAD": 1.0, "LCX": 2.0, "RCA": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["scan", "score"], ["a", 1]], "needs rows under the columns scan and agatston"),
+        ([["scan", "agatston"]], "needs rows under the columns scan and agatston"),
+        (
+            [["scan", "agatston"], ["a", 1], ["a", "-3"]],
+            "line 3 of t.csv: agatston must be a",
+        ),
+        ([["scan", "agatston"], ["a", "many"]], "line 2 of t.csv: agatston must be a score"),
+        ([["scan", "agatston"], ["gone", 1]], "line 2 of t.csv: the scan does not exist there"),
+        ([["scan", "agatston"], ["", 1]], "line 2 of t.csv: the scan does not exist there"),
+        ([["scan", "agatston", "lcx"], ["a", 1, 1]], "needs all of the columns lm_lad, lcx, rca"),
+    ],
+)
+def test_tables_that_cannot_be_learnt_from_say_where(
+    rows: list[list[object]], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    path = write(tmp_path / "t.csv", rows)
+    with pytest.raises(UnusableScoreTable, match=message):
+        read_score_table(path)
+    done = invoke("--table", path, "--out", tmp_path / "model")
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_either_scans_or_a_table(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", [["scan", "agatston"]])
+    both = invoke(tmp_path, "--table", table, "--out", tmp_path)
+    neither = invoke("--out", tmp_path)
+    for done in (both, neither):
+        assert done.exit_code == 2
+        assert "--annotations, or --table" in done.output
+
+
+@pytest.mark.slow
+def test_a_cohort_makes_a_model_that_names_its_start_and_no_patient(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["scan", "agatston"]]
+    for number in range(7):
+        phantom = make_phantom("cardiac", 700_000 + 2 * number)
+        name = f"patient-{number}.nrrd"
+        sitk.WriteImage(phantom.image, str(tmp_path / name), useCompression=False)
+        rows.append([name, phantom.truth.agatston["agatston-1990"]])
+    (tmp_path / "broken.nrrd").write_text("no image")
+    rows.append(["broken.nrrd", 5])
+    out = tmp_path / "model"
+    done = invoke("--table", write(tmp_path / "t.csv", rows), "--out", out, "--epochs", 1)
+    assert done.exit_code == 0, done.output
+    description = read_description(out)
+    verify_files(out, description)
+    record = description["training"]["fine_tuning"]
+    assert record["scans"] == 7
+    assert record["start"]["model"].startswith("default ")
+    assert "patient-" not in (out / "model.json").read_text(encoding="utf-8")
+    assert description["name"] == "model"
+    better = record["kept_pass"] == 1
+    assert (record["log_error_after"] < record["log_error_before"]) is better
+    assert (out / SCORING_WEIGHTS_NAME).stat().st_size > 100_000
+    assert ("is kept" in done.output) is not better
