@@ -1,0 +1,34 @@
+from pathlib import Path
+
+from benchmarks.model_card import card, worst
+from pipelines.model import update_description
+
+
+def test_the_card_tells_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
+    model, results = tmp_path / "mine", tmp_path / "results"
+    model.mkdir()
+    results.mkdir()
+    sections = {
+        "intended_use": "Research.",
+        "data": [{"name": "scan-a", "source": "an archive", "license": "CC BY 4.0"}],
+        "training": {"scoring": {"command": "calcium-score train scoring SCANS"}},
+    }
+    update_description(model, sections)
+    (results / "scoring_left_out.csv").write_text(
+        "patient or kind,n,linear kappa\nall,40,0.91234\n"
+    )
+    rows = [f"s{k},a,chest,100,{score},0" for k, score in enumerate((100, 0, 99, 400, 101, 98, 97))]
+    text = "\n".join(["scan,patient,kind,truth,score,found", *rows])
+    (results / "scoring_left_out_scans.csv").write_text(text + "\n")
+    written = card(model, [tmp_path, results])
+    assert "# Model card: mine 1" in written
+    assert "| scan-a | an archive | CC BY 4.0 |" in written
+    assert "`calcium-score train scoring SCANS`" in written
+    assert "| all | 40 | 0.912 |" in written
+    assert "| s1 | 100 | 0 |\n| s3 | 100 | 400 |" in written
+    assert "Not measured: there is no `scoring_phantoms_agreement.csv`." in written
+
+
+def test_the_worst_are_those_of_the_largest_logarithmic_error() -> None:
+    cases = [{"case": str(k), "truth": "10", "score": str(s)} for k, s in enumerate((10, 0, 30, 9))]
+    assert [row["scan"] for row in worst(cases)] == ["1", "2", "3", "0"]
