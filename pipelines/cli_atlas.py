@@ -12,8 +12,10 @@ import click
 
 if TYPE_CHECKING:
     from atlas.settings import AtlasSettings
-    from pipelines.atlas_build import AtlasExecution, AtlasSummary, Continuation
+    from pipelines.atlas_build import AtlasExecution
     from pipelines.atlas_cohort import CohortEntry
+    from pipelines.atlas_continuation import Continuation
+    from pipelines.atlas_record import AtlasSummary
 
 ALL_IN, SOME_LEFT_OUT = 0, 3
 """Exit codes; 2 is wrong usage, 1 an atlas that cannot be built."""
@@ -187,8 +189,8 @@ def refine(ctx: click.Context, /, atlas: Path, cohort: Path, out: Path, **chosen
     Settings are those of ATLAS. Exit codes are those of `build`.
     """
     _use_one_thread()
-    from pipelines.atlas_build import read_continuation, refined_settings
     from pipelines.atlas_cohort import read_entries
+    from pipelines.atlas_continuation import read_continuation, refined_settings
 
     execution = _execution(chosen)
     if out.resolve() == atlas.resolve():
@@ -274,7 +276,8 @@ def _run(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from atlas.mean_update import AtlasError
-    from pipelines.atlas_build import OtherBuildError, build_atlas
+    from pipelines.atlas_build import build_atlas
+    from pipelines.atlas_continuation import OtherBuildError
     from pipelines.output_lock import OutputInUseError
     from pipelines.workers import WorkersLostError
 

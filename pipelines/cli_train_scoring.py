@@ -130,7 +130,7 @@ def command(
 
 
 def _fine_tune(table: Path, model: Path | None, out: Path, epochs: int, seed: int) -> None:
-    from calcium.fine_tuning import FineTuningOptions
+    from calcium.training_from_scores import FineTuningOptions
     from pipelines.model import ModelError
     from pipelines.scoring_table import UnusableScoreTable, fine_tune_model
 

@@ -16,17 +16,17 @@ import numpy as np
 import SimpleITK as sitk
 
 from calcium.counting_rule import CountingRule
-from calcium.fine_tuning import (
+from calcium.labeled_scan import LabeledScan
+from calcium.networks.predictor import Predictor
+from calcium.territories import VesselAtlas
+from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
+from calcium.training_from_scores import (
     FineTuning,
     FineTuningOptions,
     ScoredScan,
     fine_tune,
     split_scans,
 )
-from calcium.labeled_scan import LabeledScan
-from calcium.networks.predictor import Predictor
-from calcium.territories import VesselAtlas
-from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from pipelines.discovery import find_series
 from pipelines.model import (
     DEFAULT_MODEL,

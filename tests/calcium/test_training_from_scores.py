@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 from calcium.counting_rule import CountingRule
-from calcium.fine_tuning import (
+from calcium.networks.predictor import build_network
+from calcium.territories import VesselAtlas
+from calcium.training_data import lattice_scan
+from calcium.training_from_scores import (
     FineTuningOptions,
     ScoredScan,
     _Goal,
@@ -11,9 +14,6 @@ from calcium.fine_tuning import (
     soft_count,
     split_scans,
 )
-from calcium.networks.predictor import build_network
-from calcium.territories import VesselAtlas
-from calcium.training_data import lattice_scan
 from tests.calcium.test_training import HEART, labeled
 
 RULE = CountingRule(1.0, 0.2)

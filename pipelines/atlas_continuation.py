@@ -1,0 +1,165 @@
+"""Whose build a folder holds, and an atlas that another one goes on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlas.results import ATLAS_NAME, RECORD_NAME, read_atlas_image, sha256
+from atlas.settings import FORMAT, AtlasSettings
+from atlas.subject_transform import read_subject_transform
+from atlas.subjects import Subject
+from atlas.work_folder import WORK_NAME, WorkFolder
+from pipelines.atlas_cohort import CohortEntry
+from registration.atomic_files import write_atomically
+
+if TYPE_CHECKING:
+    from atlas.atlas_mean import AtlasMean
+    from atlas.subject_transform import Matrix
+
+SETTINGS_NAME = "settings.json"
+COHORT_NAME = "cohort.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """An atlas to go on from.
+
+    Args:
+        folder: Its folder, with its working files.
+        mean: Its mean.
+        entries: Its subjects.
+        known: Their affine maps.
+    """
+
+    folder: Path
+    mean: AtlasMean
+    entries: tuple[CohortEntry, ...]
+    known: Mapping[str, Matrix]
+
+
+class OtherBuildError(ValueError):
+    """The output folder holds a build of another cohort or with other settings."""
+
+
+def read_continuation(folder: Path) -> tuple[Continuation, AtlasSettings]:
+    """A finished atlas to go on from, and how it was built.
+
+    Raises:
+        ValueError: If it is not finished, or its working files are gone.
+    """
+    work = WorkFolder(folder / WORK_NAME)
+    if not (folder / RECORD_NAME).exists() or not (work.root / COHORT_NAME).exists():
+        raise ValueError(
+            f"{folder} must hold a finished atlas with its working files (--keep work). "
+            "Build it again, or finish it by its own command."
+        )
+    from atlas.settings import Stage
+
+    values = json.loads((work.root / SETTINGS_NAME).read_text(encoding="utf-8"))["settings"]
+    values["stages"] = tuple(Stage(**stage) for stage in values["stages"])
+    settings = AtlasSettings(**values)
+    cohort = json.loads((work.root / COHORT_NAME).read_text(encoding="utf-8"))
+    entries = tuple(_entry_from(row) for row in cohort)
+    known = {}
+    for entry in entries:
+        facts = work.root / "final" / f"{entry.subject.subject_id}.facts.npz"
+        if facts.exists():
+            known[entry.subject.subject_id] = read_subject_transform(facts).matrix
+    mean = read_atlas_image(folder, settings.modality)
+    return Continuation(folder, mean, entries, known), settings
+
+
+def refined_settings(settings: AtlasSettings) -> AtlasSettings:
+    """How an atlas goes on: one affine round to place new subjects, then its last stage."""
+    affine = next((s for s in settings.stages if s.kind == "affine" and not s.focused), None)
+    deformable = tuple(s for s in settings.stages if s.kind == "deformable")
+    first = () if affine is None else (replace(affine, rounds=1),)
+    shorter = tuple(replace(stage, rounds=1) for stage in deformable[:-1])
+    return replace(settings, stages=(*first, *shorter, *deformable[-1:]) or settings.stages)
+
+
+def claim_folder(
+    work: WorkFolder,
+    entries: Sequence[CohortEntry],
+    settings: AtlasSettings,
+    continuation: Continuation | None,
+) -> None:
+    """Mark the folder as this build's, or find that it is another's.
+
+    Raises:
+        OtherBuildError: If it is.
+    """
+    wanted = {
+        "format": FORMAT,
+        "settings": json.loads(json.dumps(settings.to_dict())),
+        "subjects": [_signature(entry) for entry in entries],
+        "refined": None if continuation is None else sha256(continuation.folder / ATLAS_NAME),
+    }
+    path = work.root / SETTINGS_NAME
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != wanted:
+            raise OtherBuildError(
+                "the folder holds an atlas of another cohort, or with other settings; choose "
+                "another folder, or --fresh to begin anew"
+            )
+        return
+    write_atomically(path, json.dumps(wanted, indent=1) + "\n")
+    rows = [_row_of(entry) for entry in entries]
+    write_atomically(work.root / COHORT_NAME, json.dumps(rows, indent=1) + "\n")
+
+
+def _signature(entry: CohortEntry) -> list[Any]:
+    """What tells one state of a subject's files from another, without reading them."""
+    paths = [*entry.candidate.files, entry.subject.mask, entry.subject.label]
+    sizes = [path.stat().st_size if path is not None and path.exists() else -1 for path in paths]
+    times = [path.stat().st_mtime_ns if path is not None and path.exists() else 0 for path in paths]
+    return [entry.subject.subject_id, entry.subject.group, sum(sizes), max(times)]
+
+
+def _row_of(entry: CohortEntry) -> dict[str, Any]:
+    """A subject as JSON; paths are absolute, as `refine` may be run from elsewhere."""
+    subject, candidate = entry.subject, entry.candidate
+    return {
+        "id": subject.subject_id,
+        "group": subject.group,
+        "mask": None if subject.mask is None else str(subject.mask.resolve()),
+        "label": None if subject.label is None else str(subject.label.resolve()),
+        "files": [str(path) for path in candidate.files],
+        "source": candidate.source,
+        "kind": candidate.kind,
+    }
+
+
+def _entry_from(row: Mapping[str, Any]) -> CohortEntry:
+    from pipelines.discovery import SeriesCandidate
+
+    files = tuple(Path(path) for path in row["files"])
+    mask, label = (None if row[name] is None else Path(row[name]) for name in ("mask", "label"))
+    return CohortEntry(
+        Subject(row["id"], files[0], mask, label, row["group"]),
+        SeriesCandidate(files, row["source"], kind=row["kind"]),
+    )
+
+
+def take_members(continuation: Continuation, work: WorkFolder) -> None:
+    """Copy the prepared subjects of an atlas, so that its images need not be there."""
+    there = WorkFolder(continuation.folder / WORK_NAME)
+    work.member("x").parent.mkdir(parents=True, exist_ok=True)
+    for entry in continuation.entries:
+        name = entry.subject.subject_id
+        facts = there.member(name).with_suffix(".json")
+        for path in (there.member(name), there.refusal(name), facts):  # facts last
+            copy = work.member(name).parent / path.name
+            if path.exists() and not copy.exists():
+                write_atomically(copy, path.read_bytes())
+
+
+def with_split_of(before: Path, out: Path) -> Path:
+    """Folder with the split of the atlas before: who was held out stays so."""
+    if (before / "split.csv").exists() and not (out / "split.csv").exists():
+        write_atomically(out / "split.csv", (before / "split.csv").read_bytes())
+    return out
