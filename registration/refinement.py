@@ -43,12 +43,15 @@ class RefinementOptions:
         objective: What is minimized.
         displacement_limit: Largest displacement of a control point as a share of the spacing;
             below 0.4 a cubic B-spline in 3-D (0.48 in 2-D) cannot fold. `None` is no limit.
+        shrink: Voxels that are averaged to one before, per array axis or the same for all. A step
+            costs as many times less, and control points that lie many voxels apart lose little.
     """
 
     steps: int = 50
     learning_rate: float = 1.0
     objective: Objective = field(default_factory=Objective)
     displacement_limit: float | None = None
+    shrink: int | tuple[int, ...] = 1
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -59,6 +62,8 @@ class RefinementOptions:
             raise ValueError(
                 f"displacement_limit must be positive or None. Received: {self.displacement_limit}"
             )
+        if np.min(self.shrink) < 1:
+            raise ValueError(f"shrink must be 1 or more. Received: {self.shrink}")
 
 
 class ControlPointRefiner:
@@ -69,6 +74,10 @@ class ControlPointRefiner:
         spacing: Control point spacing per array axis, voxels.
         spacing_mm: Voxel spacing per array axis, mm, in which bending is measured.
         order: Degree of the spline.
+
+    Raises:
+        ValueError: If `shrink` names another number of axes, or its voxels are larger than the
+            control point spacing.
     """
 
     def __init__(
@@ -80,8 +89,10 @@ class ControlPointRefiner:
         order: int = 3,
     ) -> None:
         self.options = options
-        self.spacing = tuple(float(s) for s in spacing)
-        self.spacing_mm = tuple(float(s) for s in spacing_mm)
+        self.shrink = self._shrink(options, spacing)
+        # the middle of so many voxels is where the lattice of the shrunk image has its voxel
+        self.spacing = tuple(float(s) / k for s, k in zip(spacing, self.shrink, strict=True))
+        self.spacing_mm = tuple(float(s) * k for s, k in zip(spacing_mm, self.shrink, strict=True))
         self.order = order
         self._optimize = self._compiled()
 
@@ -111,16 +122,42 @@ class ControlPointRefiner:
         """
         if (fixed_mask is None) != (moving_mask is None):
             raise ValueError("give both masks or none. Received: one of them")
-        start = np.asarray(control_points, dtype=np.float32)
+        scale = np.array(self.shrink, dtype=np.float32)
+        start = np.asarray(control_points, dtype=np.float32) / scale
         if fixed_mask is not None:
             # a second channel each, so that one pass warps image and mask
             fixed = np.concatenate([fixed, fixed_mask], axis=-1, dtype=np.float32)
             masked = np.asarray(moving) * moving_mask
             moving = np.concatenate([masked, moving_mask], axis=-1, dtype=np.float32)
-        return np.asarray(self._optimize(fixed, moving, start), dtype=float)
+        found = self._optimize(self._shrunk(fixed), self._shrunk(moving), start)
+        return np.asarray(found, dtype=float) * scale
+
+    @staticmethod
+    def _shrink(options: RefinementOptions, spacing: Sequence[float]) -> tuple[int, ...]:
+        given = options.shrink
+        shrink = (given,) * len(spacing) if isinstance(given, int) else tuple(given)
+        if len(shrink) != len(spacing):
+            raise ValueError(f"shrink needs {len(spacing)} numbers. Received: {shrink}")
+        if any(k > s for k, s in zip(shrink, spacing, strict=True)):
+            raise ValueError(
+                f"shrink must not exceed the control point spacing {tuple(spacing)}. "
+                f"Received: {shrink}"
+            )
+        return shrink
+
+    def _shrunk(self, images: Any) -> NDArray[np.float32]:
+        """Means of blocks of voxels; what is left of a block at the far border is cut off."""
+        values = np.asarray(images, dtype=np.float32)
+        for axis, block in enumerate(self.shrink, start=1):
+            if block > 1:
+                count = values.shape[axis] // block
+                values = np.take(values, range(count * block), axis)
+                split = (*values.shape[:axis], count, block, *values.shape[axis + 1 :])
+                values = values.reshape(split).mean(axis=axis + 1)
+        return values
 
     def energy(self, fixed: Any, moving: Any, control_points: Any) -> Any:
-        """Objective of every pair, shape `(batch,)`.
+        """Objective of every pair, shape `(batch,)`, of shrunk images and their control points.
 
         Args:
             fixed: Shape `(batch, *shape, 1)`, or with a mask as second channel.
@@ -156,6 +193,7 @@ class ControlPointRefiner:
         lattice = tf.TensorSpec((None, *(None,) * dimension, dimension), tf.float32)
         steps = self.options.steps
         axes = list(range(1, dimension + 2))
+        unit = tf.constant([1.0 / k for k in self.shrink], tf.float32)
 
         def gradient(fixed: Any, moving: Any, points: Any) -> Any:
             with tf.GradientTape() as tape:
@@ -173,7 +211,7 @@ class ControlPointRefiner:
                 size = mean / (1.0 - _BETA_1**count)
                 scale = tf.sqrt(square / (1.0 - _BETA_2**count))
                 scale = scale + _FLOOR * tf.reduce_mean(scale, axes, keepdims=True) + _EPSILON
-                points = self._limited(points - self._rate(tf, count) * size / scale)
+                points = self._limited(points - self._rate(tf, count) * unit * size / scale)
                 return number + 1, points, mean, square
 
             zero = tf.zeros_like(start)

@@ -35,16 +35,19 @@ def refiner(spacing, **changes):
 
 
 @pytest.mark.parametrize(
-    ("shape", "spacing", "similarity"),
+    ("shape", "spacing", "similarity", "shrink"),
     [
-        ((40, 48), (8.0, 8.0), "ncc"),
-        ((40, 48), (8.0, 8.0), "lncc"),
-        ((10, 24, 20), (4.0, 8.0, 8.0), "ncc"),
+        ((40, 48), (8.0, 8.0), "ncc", 1),
+        ((40, 48), (8.0, 8.0), "lncc", 1),
+        ((10, 24, 20), (4.0, 8.0, 8.0), "ncc", 1),
+        ((41, 48), (8.0, 8.0), "ncc", 2),
+        ((10, 25, 20), (4.0, 8.0, 8.0), "ncc", (1, 2, 2)),
     ],
 )
-def test_finds_the_known_displacement_from_zero(shape, spacing, similarity):
+def test_finds_the_known_displacement_from_zero(shape, spacing, similarity, shrink):
     fixed, moving, points = known_pair(shape, spacing)
-    found = refiner(spacing, steps=80, objective=Objective(similarity=similarity)).refine(
+    objective = Objective(similarity=similarity)
+    found = refiner(spacing, steps=80, objective=objective, shrink=shrink).refine(
         fixed, moving, np.zeros_like(points)
     )
     fields = [
@@ -103,3 +106,29 @@ def test_bad_options_are_named():
         RefinementOptions(displacement_limit=0.0)
     with pytest.raises(ValueError, match="similarity must be 'ncc', 'lncc' or 'nmi'"):
         Objective(similarity="ssd")
+
+
+def test_a_shrunk_voxel_lies_in_the_middle_of_its_block_and_displacements_keep_their_unit():
+    # no steps: what comes back is what went in, and the energy of a constant shift is that of
+    # images that are averaged first and shifted by as many voxels fewer
+    shape, spacing = (24, 32), (8.0, 8.0)
+    moving = texture(shape)
+    points = np.full((1, 3, 4, 2), (2.0, 4.0), np.float32)
+    fixed = np.roll(moving, (-2, -4), axis=(1, 2))
+    shrinking = refiner(spacing, steps=0, shrink=2)
+    assert shrinking.refine(fixed, moving, points) == pytest.approx(points)
+    small = [shrinking._shrunk(image) for image in (fixed, moving)]
+    assert small[0].shape == (1, 12, 16, 1)
+    assert small[0][0, 1, 2, 0] == pytest.approx(fixed[0, 2:4, 4:6, 0].mean())
+    inner = (slice(None), slice(0, 11), slice(0, 14))
+    # 2 and 4 voxels are 1 and 2 blocks
+    moved = ops.convert_to_numpy(
+        warp(small[1], bspline_field(points / 2, (12, 16), spacing=shrinking.spacing))
+    )
+    assert moved[inner] == pytest.approx(small[0][inner], abs=1e-5)
+
+
+@pytest.mark.parametrize("shrink", [(1, 2, 2), (2, 9)])
+def test_shrinking_must_fit_the_lattice(shrink):
+    with pytest.raises(ValueError, match="shrink"):
+        refiner((8.0, 8.0), shrink=shrink)
