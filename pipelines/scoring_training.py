@@ -116,7 +116,7 @@ def train_scoring(
     """
     import keras
 
-    from calcium.networks.predictor import build_network, for_prediction
+    from calcium.networks.predictor import build_network
     from calcium.training import (
         TrainingOptions,
         attention_loss,
@@ -126,7 +126,7 @@ def train_scoring(
     from calcium.training_data import BLOCK_SIZES, CROP_SIZE, CropSampler
 
     keras.utils.set_random_seed(recipe.seed % 2**31)
-    network = build_network(recipe.network, recipe.widths, training=True)
+    network = build_network(recipe.network, recipe.widths)
     additive = recipe.network == "additive"
     sampler = CropSampler(
         [s for s in scans if s.group not in recipe.hold_out],
@@ -147,7 +147,7 @@ def train_scoring(
         LOGGER.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})
         return found
 
-    train_network(
+    weights = train_network(
         network,
         sampler,
         attention_loss if additive else regression_loss,
@@ -156,12 +156,10 @@ def train_scoring(
         evaluate=evaluate if judges else None,
         best_by="log_error",
     )
-    kept = for_prediction(network, recipe.network, recipe.widths)
-    weights = folder / "prediction.weights.h5"
-    kept.save_weights(weights)
-    found = validate(kept, judges, recipe.network)
+    found = validate(network, judges, recipe.network)
     if left_out:
-        write_outcomes(folder / HELD_OUT_NAME, left_out, outcomes(kept, left_out, recipe, found))
+        scored = outcomes(network, left_out, recipe, found)
+        write_outcomes(folder / HELD_OUT_NAME, left_out, scored)
     return weights, found
 
 

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from calcium.networks.slice_inputs import INPUT_CHANNELS
-
-_NORMALIZATION = {"momentum": 0.95, "epsilon": 1e-5}
 
 
 def attention_unet(
-    widths: Sequence[int] = (12, 24, 40, 56),
-    *,
-    input_channels: int = INPUT_CHANNELS,
-    normalized: bool = False,
+    widths: Sequence[int] = (12, 24, 40, 56), *, input_channels: int = INPUT_CHANNELS
 ) -> Any:
     """Small 2.5-D U-Net that gives an attention in [0, 1] per lattice point.
 
@@ -28,8 +20,6 @@ def attention_unet(
     Args:
         widths: Kernels per level; the first level works at half resolution.
         input_channels: Channels of the input.
-        normalized: Whether features are normalized by batch between convolution and activation.
-            For training alone: `fold_normalization` makes of it one that is not.
 
     Returns:
         A `keras.Model`, input `(n, h, w, input_channels)` with `h` and `w` multiples of
@@ -48,50 +38,18 @@ def attention_unet(
 
     if len(widths) < 2:
         raise ValueError(f"widths must name at least two levels. Received: {tuple(widths)}")
-
-    def convolution(x: Any, width: int, size: int = 3, **changes: Any) -> Any:
-        x = layers.Conv2D(width, size, padding="same", **changes)(x)
-        if normalized:
-            x = layers.BatchNormalization(**_NORMALIZATION)(x)
-        return layers.Activation("elu")(x)
-
     inputs = keras.Input((None, None, input_channels))
-    x = convolution(inputs, widths[0], 4, strides=2)
+    x = layers.Conv2D(widths[0], 4, strides=2, padding="same", activation="elu")(inputs)
     skips = []
     for width in widths[1:]:
         skips.append(x)
         x = layers.AveragePooling2D(2)(x)
-        x = convolution(x, width)
-        x = convolution(x, width)
+        x = layers.Conv2D(width, 3, padding="same", activation="elu")(x)
+        x = layers.Conv2D(width, 3, padding="same", activation="elu")(x)
     for width, skip in zip(reversed(widths[:-1]), reversed(skips), strict=True):
         x = layers.UpSampling2D(2)(x)
         x = layers.Concatenate()([x, skip])
-        x = convolution(x, width)
+        x = layers.Conv2D(width, 3, padding="same", activation="elu")(x)
     x = layers.Conv2D(1, 3, padding="same")(x)
     x = BilinearDoubling()(x)
     return keras.Model(inputs, layers.Activation("sigmoid")(x), name="attention_unet")
-
-
-def fold_normalization(normalized: Any, plain: Any) -> None:
-    """Give a U-Net without normalization the weights with which it does what one with it does.
-
-    What a normalization does at inference is linear, so the convolution before it can do it.
-
-    Args:
-        normalized: Trained `attention_unet(widths, normalized=True)`.
-        plain: `attention_unet(widths)` of the same layout; its weights are replaced.
-    """
-    import keras
-
-    found: list[list[NDArray[np.float32]]] = []
-    for layer in normalized.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            found.append(list(layer.get_weights()))
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            gain, shift, mean, variance = layer.get_weights()
-            factor = gain / np.sqrt(variance + layer.epsilon)
-            kernel, bias = found[-1]
-            found[-1] = [kernel * factor, (bias - mean) * factor + shift]
-    convolutions = [layer for layer in plain.layers if isinstance(layer, keras.layers.Conv2D)]
-    for layer, weights in zip(convolutions, found, strict=True):
-        layer.set_weights(weights)

@@ -16,13 +16,12 @@ NETWORKS = ("additive", "plain")
 """Names of the networks behind the one interface."""
 
 
-def build_network(name: str, widths: Sequence[int], *, training: bool = False) -> Any:
+def build_network(name: str, widths: Sequence[int]) -> Any:
     """Untrained network of a name.
 
     Args:
         name: `"additive"` (attention U-Net) or `"plain"` (slice regression).
         widths: Kernels per level.
-        training: Whether it is to be trained; `for_prediction` makes of it one to score with.
 
     Returns:
         A `keras.Model`.
@@ -33,30 +32,12 @@ def build_network(name: str, widths: Sequence[int], *, training: bool = False) -
     if name == "additive":
         from calcium.networks.attention_unet import attention_unet
 
-        return attention_unet(widths, normalized=training)
+        return attention_unet(widths)
     if name == "plain":
         from calcium.networks.slice_regression import slice_regression
 
         return slice_regression(widths)
     raise ValueError(f"network must be one of {', '.join(NETWORKS)}. Received: {name}")
-
-
-def for_prediction(trained: Any, name: str, widths: Sequence[int]) -> Any:
-    """The network to score with that does what one built for training has learnt.
-
-    Args:
-        trained: `build_network(name, widths, training=True)`, trained.
-        name: As there.
-        widths: As there.
-    """
-    network = build_network(name, widths)
-    if name == "additive":
-        from calcium.networks.attention_unet import fold_normalization
-
-        fold_normalization(trained, network)
-    else:
-        network.set_weights(trained.get_weights())
-    return network
 
 
 class Predictor:
