@@ -34,8 +34,6 @@ class AffineNetwork(keras.Model):
         center_mm: Center of the transforms, mm; its length sets the dimension.
         bounds: Further arguments of `AffineFromParameters`, by name.
         normalized: Whether images, pooled features and what the head gives are normalized by batch.
-        stem_stride: Stride of the first convolution, in place of the pooling after it; 2 makes
-            large 3-D images several times cheaper. 1 keeps the published layout.
         **kwargs: Passed to `keras.Model`.
 
     Call arguments:
@@ -48,7 +46,7 @@ class AffineNetwork(keras.Model):
         `(batch, 4, 4)`, or `(batch, 3, 3)` in 2-D, float32.
 
     Raises:
-        ValueError: If `head` is unknown, or `stem_stride` neither 1 nor 2.
+        ValueError: If `head` is unknown.
 
     Source:
         De Vos et al., Medical Image Analysis 2019;52:128-143; one branch and other heads own.
@@ -64,14 +62,11 @@ class AffineNetwork(keras.Model):
         center_mm: Sequence[float] = (0.0, 0.0, 0.0),
         bounds: dict[str, float] | None = None,
         normalized: bool = False,
-        stem_stride: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if head not in ("flatten", "average", "moments"):
             raise ValueError(f'head must be "flatten", "average" or "moments". Received: {head}')
-        if stem_stride not in (1, 2):
-            raise ValueError(f"stem_stride must be 1 or 2. Received: {stem_stride}")
         self.filters = tuple(int(n) for n in filters)
         self.dense_units = tuple(int(n) for n in dense_units)
         self.twin = bool(twin)
@@ -79,7 +74,6 @@ class AffineNetwork(keras.Model):
         self.center_mm = tuple(float(v) for v in center_mm)
         self.bounds = dict(bounds or {})
         self.normalized = bool(normalized)
-        self.stem_stride = int(stem_stride)
         self.transform = AffineFromParameters(self.center_mm, name="transform", **self.bounds)
         self.encoder_layers = self._encoder_layers(len(self.center_mm))
         self.regressor_layers = [
@@ -106,20 +100,13 @@ class AffineNetwork(keras.Model):
         if self.normalized:
             layers.append(self._normalization())
         for number, kernels in enumerate(self.filters):
-            if number > 1 or (number and self.stem_stride == 1):
+            if number:
                 # TensorFlow has no half-precision 3-D pooling on CPUs.
                 layers.append(pooling(2, dtype="float32"))
-            if number and self.normalized:
-                layers.append(self._normalization())
+                if self.normalized:
+                    layers.append(self._normalization())
             layers.append(
-                convolution(
-                    kernels,
-                    3,
-                    strides=1 if number else self.stem_stride,
-                    padding="same",
-                    activation="elu",
-                    dtype=self.dtype_policy,
-                )
+                convolution(kernels, 3, padding="same", activation="elu", dtype=self.dtype_policy)
             )
         heads = {"flatten": library.Flatten, "average": average, "moments": SpatialMoments}
         layers.append(heads[self.head](dtype="float32"))
@@ -178,5 +165,4 @@ class AffineNetwork(keras.Model):
             "center_mm": self.center_mm,
             "bounds": self.bounds,
             "normalized": self.normalized,
-            "stem_stride": self.stem_stride,
         }

@@ -34,7 +34,6 @@ class AffineConfig:
         max_scale: Bound of each scaling; its inverse is the other one.
         max_shear: Bound of each shear, without unit.
         normalization: As in `DeformableConfig`.
-        stem_stride: Stride of the first convolution, in place of the pooling after it.
     """
 
     dimension: int = 3
@@ -48,7 +47,6 @@ class AffineConfig:
     max_scale: float = 2.0
     max_shear: float = 0.3
     normalization: Literal["batch"] | None = "batch"
-    stem_stride: int = 1
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, ...]] = {
@@ -56,7 +54,6 @@ class AffineConfig:
             "head": ("average", "moments"),
             "dimension": (2, 3),
             "normalization": ("batch", None),
-            "stem_stride": (1, 2),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -103,7 +100,6 @@ def affine_stage(config: AffineConfig, *, spacing: tuple[float, ...]) -> keras.M
             "max_shear": config.max_shear,
         },
         normalized=config.normalization == "batch",
-        stem_stride=config.stem_stride,
         name="air",
     )
     pair = [fixed, moving] if network.twin else layers.Concatenate(name="pair")([fixed, moving])
