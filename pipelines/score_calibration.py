@@ -40,5 +40,15 @@ def calibrate_model(folder: Path, pairs: ScorePairs) -> Calibration:
             f"intervals need at least {LEAST_PER_BIN} scans of a kind, cardiac or chest, with a "
             f"known score. Received: {len(known)} with a kind"
         )
-    update_description(folder, {"scoring": {**scoring, "calibration": calibration.to_dict()}})
+    record = {
+        "command": "calcium-score train calibration PREDICTED.csv REFERENCE.csv --out MODEL",
+        "scans": dict(calibration.counts),
+    }
+    update_description(
+        folder,
+        {
+            "scoring": {**scoring, "calibration": calibration.to_dict()},
+            "training": {"calibration": record},
+        },
+    )
     return calibration

@@ -42,6 +42,7 @@ def test_a_model_learns_what_its_scores_are_worth(tmp_path: Path) -> None:
     assert "chest: 60 scans" in done.output
     settings = read_description(model)["scoring"]
     assert settings["network"] == "additive"
+    assert read_description(model)["training"]["calibration"]["scans"] == {"chest": 60}
     calibration = Calibration.from_dict(settings["calibration"])
     assert calibration.preset == "agatston-130"
     low, high = calibration.interval(50.0, "chest") or (0.0, 0.0)
