@@ -57,9 +57,9 @@ EVIDENCE = (
         "Fresh phantoms",
         "scoring_phantoms_agreement.csv",
         "scoring_phantoms.csv",
-        "Digital phantoms of seeds that no training and no choice has used, from the program that "
-        "drew half of the training scans: they say that the method works, not how it does on "
-        "patients.",
+        "Digital phantoms of seeds that neither the training nor any choice of the network has "
+        "used, from the program that drew half of the training scans: they say that the method "
+        "works, not how it does on patients.",
     ),
     Evidence(
         "Arteries named by their place",
