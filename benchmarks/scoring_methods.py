@@ -21,6 +21,7 @@ from calcium.agreement import (
     linear_weighted_kappa,
     risk_categories,
 )
+from calcium.calibration import coverage
 from calcium.categories import risk_category
 from calcium.lesions import Lesion
 from calcium.scoring import Scorer
@@ -231,8 +232,8 @@ def _share_inside(rows: Sequence[Mapping[str, object]]) -> float | None:
     """Share of true scores inside their interval, if all have one."""
     if any(row["low"] is None for row in rows):
         return None
-    ends = np.array([[float(str(row[k])) for k in ("low", "truth", "high")] for row in rows])
-    return float(((ends[:, 0] <= ends[:, 1]) & (ends[:, 1] <= ends[:, 2])).mean())
+    intervals = [(float(str(row["low"])), float(str(row["high"]))) for row in rows]
+    return coverage(intervals, [float(str(row["truth"])) for row in rows])
 
 
 def _share_located(rows: Sequence[Mapping[str, object]]) -> float | None:

@@ -7,7 +7,7 @@ the sum is compared with the score. Scans that take no part say whether that hel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,7 +266,9 @@ class _Passes:
         return attention
 
 
-def _chunks(scan: LatticeScan, jitter: Mapping[str, Any]) -> Any:
+def _chunks(
+    scan: LatticeScan, jitter: Mapping[str, Any]
+) -> Iterator[tuple[NDArray[np.float32], list[slice]]]:
     """Network input of the slices with candidates, some at a time, and whose points they hold."""
     numbers = np.unique(scan.points[:, 0])
     for start in range(0, len(numbers), CHUNK_SLICES):

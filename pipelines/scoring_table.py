@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from pipelines.model import (
     DEFAULT_MODEL,
     SCORING_WEIGHTS_NAME,
     VESSELS_NAME,
+    Model,
     ModelError,
     load_model,
     read_identity,
@@ -153,7 +154,7 @@ def fine_tune_model(
     return found
 
 
-def _prepared(rows: Sequence[TableRow], model: Any, cache: Path) -> Any:
+def _prepared(rows: Sequence[TableRow], model: Model, cache: Path) -> Iterator[ScoredScan]:
     """Scans on the lattice, kept in a cache by the bytes of their files."""
     cache.mkdir(parents=True, exist_ok=True)
     heart = model.scorer.heart
@@ -175,7 +176,7 @@ def _prepared(rows: Sequence[TableRow], model: Any, cache: Path) -> Any:
         yield ScoredScan(load_lattice_scan(path), row.agatston, row.territories)
 
 
-def _lattice(image: sitk.Image, name: str, model: Any, heart: Ellipsoid) -> LatticeScan:
+def _lattice(image: sitk.Image, name: str, model: Model, heart: Ellipsoid) -> LatticeScan:
     """A scan on the lattice; where its coronary calcium is, nobody knows."""
     grid = ImageGrid.from_image(image)
     matrix = affine_matrix(model.aligner.align(image).atlas_to_scan)
