@@ -71,13 +71,6 @@ def parse_options(
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Environment in which every library uses as many threads, and TensorFlow one operation.
-
-    With oneDNN on any processor, as the commands have it.
-    """
-    return {
-        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
-        "TF_NUM_INTEROP_THREADS": "1",
-        "TF_ENABLE_ONEDNN_OPTS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
+    """Environment in which every library uses as many threads, and TensorFlow one operation."""
+    environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    return {**environment, "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -1,11 +1,8 @@
-"""How commands start TensorFlow: without what it says of itself, and with fast convolutions.
+"""How commands start TensorFlow: without what it says of itself.
 
 Its libraries write lines such as "oneDNN custom operations are on" past Python, before any
 setting of log levels is read. Here they go to a file for as long as the import lasts; whatever
 else was said in that time is passed on afterwards.
-
-On processors without AVX-512 it leaves oneDNN alone, and 3-D convolutions then take up to ten
-times as long to train.
 """
 
 from __future__ import annotations
@@ -23,9 +20,6 @@ from types import ModuleType
 
 _LIBRARY = "tensorflow"
 
-CONVOLUTIONS_BY_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
-"""Environment variable that TensorFlow reads when it is imported."""
-
 _OWN_LINE = re.compile(
     rb"^WARNING: All log messages before absl::InitializeLog|^[IW]\d{4} .*\.cc:\d+\] "
     rb"|^To enable the following instructions: "
@@ -35,11 +29,7 @@ them has a second line."""
 
 
 def prepare_tensorflow() -> None:
-    """From now on, import TensorFlow with oneDNN and without its own messages.
-
-    Nothing is imported yet. Whoever sets `TF_ENABLE_ONEDNN_OPTS` has their way.
-    """
-    os.environ.setdefault(CONVOLUTIONS_BY_ONEDNN, "1")
+    """From now on, import TensorFlow without its own messages; nothing is imported yet."""
     known = any(isinstance(finder, _QuietFinder) for finder in sys.meta_path)
     if not known and _LIBRARY not in sys.modules:
         sys.meta_path.insert(0, _QuietFinder())

@@ -10,9 +10,6 @@ import pytest
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
-# as the commands have it; TensorFlow reads it when it is imported
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
 _STATUS = pytest.StashKey[int]()
 
 

@@ -6,11 +6,7 @@ import sys
 
 import pytest
 
-from pipelines.tensorflow_start import (
-    CONVOLUTIONS_BY_ONEDNN,
-    filtered_stderr,
-    prepare_tensorflow,
-)
+from pipelines.tensorflow_start import filtered_stderr
 
 OWN = "I0000 00:00:1795720481.9487 33 port.cc:153] oneDNN custom operations are on.\n"
 
@@ -54,14 +50,3 @@ def test_tensorflow_is_imported_in_silence(quiet: bool) -> None:
     assert ("oneDNN" in done.stderr) is not quiet
     if quiet:
         assert done.stderr == ""
-
-
-@pytest.mark.parametrize(("chosen", "expected"), [(None, "1"), ("0", "0")])
-def test_convolutions_are_those_of_onednn_unless_the_user_says_otherwise(
-    chosen: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(CONVOLUTIONS_BY_ONEDNN, raising=False)
-    if chosen is not None:
-        monkeypatch.setenv(CONVOLUTIONS_BY_ONEDNN, chosen)
-    prepare_tensorflow()
-    assert os.environ[CONVOLUTIONS_BY_ONEDNN] == expected
