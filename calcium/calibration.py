@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -101,8 +101,7 @@ class Calibration:
         if found is None:
             return None
         size = math.log1p(agatston)
-        scores = [max(0.0, math.expm1(max(0.0, size + error))) for error in found.errors]
-        names = [risk_category(score) for score in scores]
+        names = [risk_category(math.expm1(max(0.0, size + error))) for error in found.errors]
         return {name: names.count(name) / len(names) for name in RISK_CATEGORIES}
 
     def _bin(self, agatston: float, kind: str) -> ErrorBin | None:
@@ -114,13 +113,7 @@ class Calibration:
         return {
             "preset": self.preset,
             "counts": dict(self.counts),
-            "bins": {
-                kind: [
-                    {"start": b.start, "low": b.low, "high": b.high, "errors": list(b.errors)}
-                    for b in bins
-                ]
-                for kind, bins in self.bins.items()
-            },
+            "bins": {kind: [asdict(b) for b in bins] for kind, bins in self.bins.items()},
         }
 
     @classmethod
@@ -128,18 +121,11 @@ class Calibration:
         """The calibration that `to_dict` described.
 
         Raises:
-            KeyError: If a value is missing.
+            KeyError: If a part is missing.
+            TypeError: If a bin has other values than an `ErrorBin`.
         """
         bins = {
-            kind: tuple(
-                ErrorBin(
-                    float(b["start"]),
-                    float(b["low"]),
-                    float(b["high"]),
-                    tuple(float(error) for error in b["errors"]),
-                )
-                for b in found
-            )
+            kind: tuple(ErrorBin(**{**b, "errors": tuple(b["errors"])}) for b in found)
             for kind, found in values["bins"].items()
         }
         return cls(str(values["preset"]), bins, dict(values["counts"]))
