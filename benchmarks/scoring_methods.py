@@ -73,11 +73,7 @@ def run_benchmark(name: str, cases: Iterable[Case], options: argparse.Namespace)
         cases: What to score.
         options: Values of `common_options`.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    use_threads(options.threads)
     model = load_model(options.model)
     rows = score_cases(cases, model, scorers_of(model, options.methods.split(",")))
     if not rows:
@@ -87,6 +83,15 @@ def run_benchmark(name: str, cases: Iterable[Case], options: argparse.Namespace)
     table = agreement(rows)
     if table:
         print(write_results(f"{name}_agreement", table, options.out))
+
+
+def use_threads(count: int) -> None:
+    """Let TensorFlow compute with so many threads; before anything is computed."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(count))
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def write_score_tables(name: str, rows: Sequence[Mapping[str, object]], out: Path) -> None:

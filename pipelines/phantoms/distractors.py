@@ -18,6 +18,9 @@ from pipelines.phantoms.thorax import Thorax
 Points = NDArray[np.float64]
 Placer = Callable[[Points], Points]
 
+METAL = ("lead", "wires")
+"""Kinds of distractors that are metal."""
+
 METAL_HU = 9000.0
 """Attenuation of leads and wires before blur; scanners clip at 3071."""
 
@@ -58,7 +61,7 @@ def sample_distractors(
     for kind, chance, recipe in recipes:
         present = rng.random() < chance
         for points, volume in recipe() if present else []:
-            metal = kind in ("lead", "wires")
+            metal = kind in METAL
             top = 350.0 if kind == "airway" else 1100.0
             density = np.exp(rng.uniform(np.log(140.0), np.log(top)))
             hu = METAL_HU if metal else density * HU_PER_HYDROXYAPATITE[kvp]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,11 +18,12 @@ from pipelines.phantoms.acquisition import (
     resample_labels,
 )
 from pipelines.phantoms.artifacts import add_streaks
-from pipelines.phantoms.deposit import Cloud, Patch, deposit
-from pipelines.phantoms.distractors import Distractor, sample_distractors
+from pipelines.phantoms.deposit import HU_PER_HYDROXYAPATITE, Cloud, deposit
+from pipelines.phantoms.distractors import METAL, Distractor, sample_distractors
 from pipelines.phantoms.marking import mark_truth
 from pipelines.phantoms.mediastinum import LABELS
 from pipelines.phantoms.plaques import Arteries, Drawn, Plaque, Scene, sample_plaques, target_score
+from pipelines.phantoms.rescan import Rescan
 from pipelines.phantoms.settings import STANDARD, PhantomSettings
 from pipelines.phantoms.shapes import Array
 from pipelines.phantoms.subject import Subject, find_landmarks, random_streams, sample_subject
@@ -108,15 +110,85 @@ def make_phantom(
     Source:
         Own; anatomy read off non-contrast CT, see the modules of this package.
     """
-    rng, calcium_rng, other_rng, texture_rng, noise_rng = random_streams(seed, kind, settings.name)
-    subject = sample_subject(kind, settings, rng)
+    patient, background = _draw(kind, seed, settings, target_agatston)
+    return _scan(patient, patient.subject, background, patient.plaques, patient.clouds)
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What a phantom shows, drawn for a first scan, to be scanned again. Scanner LPS mm.
+
+    Args:
+        kind: `cardiac` or `chest`.
+        seed: What it was drawn from.
+        settings: Its population.
+        subject: Anatomy, position and acquisition of the first scan.
+        plaques: Coronary calcium, with its signal in the first scan.
+        distractors: Calcium and metal elsewhere.
+        clouds: Their points.
+        streaks: Random generator of streak artifacts, not used up.
+    """
+
+    kind: str
+    seed: int
+    settings: PhantomSettings
+    subject: Subject
+    plaques: tuple[Drawn, ...]
+    distractors: tuple[Distractor, ...]
+    clouds: tuple[Cloud, ...]
+    streaks: np.random.Generator
+
+    @classmethod
+    def draw(cls, kind: str, seed: int, settings: PhantomSettings = STANDARD) -> Patient:
+        """The patient of `make_phantom(kind, seed, settings=settings)`."""
+        return _draw(kind, seed, settings, None)[0]
+
+    def scan(self, change: Rescan) -> Phantom:
+        """The same anatomy, calcium and metal under another acquisition, other noise included.
+
+        Args:
+            change: What is different from the first scan.
+        """
+        subject = change.apply(self.subject)
+        factor = HU_PER_HYDROXYAPATITE[subject.kvp] / HU_PER_HYDROXYAPATITE[self.subject.kvp]
+        plaques = []
+        for drawn in self.plaques:
+            cloud = change.moved(drawn.cloud, factor, self.subject)
+            plaques.append(replace(drawn, cloud=cloud, patches=deposit(cloud, subject.sampling)))
+        clouds = [
+            change.moved(c, 1.0 if d.kind in METAL else factor, self.subject)
+            for d, c in zip(self.distractors, self.clouds, strict=True)
+        ]
+        background = _paint(self.kind, self.seed, self.settings, subject)
+        return _scan(self, subject, background, tuple(plaques), tuple(clouds), change.noise_seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Background:
+    """A scan without calcium and noise: HU, organs, and coronary centerlines."""
+
+    hu: Array
+    labels: NDArray[np.uint8]
+    lines: dict[str, Points]
+
+
+def _paint(kind: str, seed: int, settings: PhantomSettings, subject: Subject) -> _Background:
+    """A subject on its final grid."""
+    texture_rng = random_streams(seed, kind, settings.name)[3]
     canvas, lines = painting.paint_subject(subject, kind, settings, texture_rng)
     sampling = subject.sampling
-    hu = resample(canvas, sampling)
-    labels = resample_labels(canvas, sampling.grid)
-    del canvas
+    return _Background(resample(canvas, sampling), resample_labels(canvas, sampling.grid), lines)
 
-    scene = Scene(Arteries(lines, subject.motion_mm, subject.kvp), sampling, hu)
+
+def _draw(
+    kind: str, seed: int, settings: PhantomSettings, target_agatston: float | None
+) -> tuple[Patient, _Background]:
+    """A patient, and the background of the first scan, which plaques were drawn into."""
+    rng, calcium_rng, other_rng, *_ = random_streams(seed, kind, settings.name)
+    subject = sample_subject(kind, settings, rng)
+    background = _paint(kind, seed, settings, subject)
+    arteries = Arteries(background.lines, subject.motion_mm, subject.kvp)
+    scene = Scene(arteries, subject.sampling, background.hu)
     drawn = target_score(calcium_rng, settings.calcium)
     target = drawn if target_agatston is None else target_agatston
     plaques = sample_plaques(scene, settings.calcium, target, calcium_rng)
@@ -124,20 +196,41 @@ def make_phantom(
         subject.heart, subject.thorax, settings.calcium, subject.kvp, subject.pose.to_scanner,
         other_rng,
     )  # fmt: skip
+    distractors, clouds = tuple(d for d, _ in others), tuple(c for _, c in others)
+    patient = Patient(
+        kind, int(seed), settings, subject, tuple(plaques), distractors, clouds, other_rng
+    )
+    return patient, background
+
+
+def _scan(
+    patient: Patient,
+    subject: Subject,
+    background: _Background,
+    plaques: tuple[Drawn, ...],
+    clouds: tuple[Cloud, ...],
+    noise_seed: int | None = None,
+) -> Phantom:
+    """Put calcium, artifacts and noise into a background, and mark the truth; consumes it."""
+    noise_rng = random_streams(patient.seed, patient.kind, patient.settings.name)[4]
+    if noise_seed is not None:
+        noise_rng = np.random.default_rng([patient.seed, noise_seed])
+    hu, labels, sampling = background.hu, background.labels, subject.sampling
     coronary = [patch for drawn in plaques for patch in drawn.patches]
-    other = _deposit_all([cloud for _, cloud in others], subject)
+    other = [patch for cloud in clouds for patch in deposit(cloud, sampling)]
     for patch in (*coronary, *other):
         hu[patch.box] += patch.hu
-    _add_artifacts(hu, kind, subject, plaques, others, other_rng)
+    metal = [c for d, c in zip(patient.distractors, clouds, strict=True) if d.kind in METAL]
+    _add_artifacts(hu, patient.kind, subject, plaques, metal, copy.deepcopy(patient.streaks))
     image = _finish(hu, subject, labels, noise_rng)
     found = [drawn.plaque for drawn in plaques]
-    mask, truth = mark_truth(image, sampling.grid, coronary, other, labels, found, lines)
     grid = sampling.grid
+    mask, truth = mark_truth(image, grid, coronary, other, labels, found, background.lines)
     return Phantom(
-        kind, int(seed), settings.name, grid.to_image(image), grid.to_image(mask),
-        grid.to_image(labels), find_landmarks(subject, lines), lines, tuple(found),
-        tuple(d for d, _ in others), truth, sampling.kernel.name, sampling.slice_thickness_mm,
-        subject.kvp, subject.noise_hu, subject.padding_hu,
+        patient.kind, patient.seed, patient.settings.name, grid.to_image(image),
+        grid.to_image(mask), grid.to_image(labels), find_landmarks(subject, background.lines),
+        background.lines, tuple(found), patient.distractors, truth, sampling.kernel.name,
+        sampling.slice_thickness_mm, subject.kvp, subject.noise_hu, subject.padding_hu,
     )  # fmt: skip
 
 
@@ -145,23 +238,18 @@ def _add_artifacts(
     hu: Array,
     kind: str,
     subject: Subject,
-    plaques: list[Drawn],
-    others: list[tuple[Distractor, Cloud]],
+    plaques: tuple[Drawn, ...],
+    metal: list[Cloud],
     rng: np.random.Generator,
 ) -> None:
     """Streaks of metal, and of dense plaque that moved during a non-gated exposure."""
-    for distractor, cloud in others:
-        if distractor.kind in ("lead", "wires"):
-            add_streaks(hu, cloud, subject.sampling, METAL_STREAK_HU, rng)
+    for cloud in metal:
+        add_streaks(hu, cloud, subject.sampling, METAL_STREAK_HU, rng)
     motion = float(np.linalg.norm(subject.motion_mm))
     for drawn in plaques:
         if kind == "chest" and drawn.plaque.peak_hu > 250:
             strength = 0.02 * min(motion, 5.0) * min(drawn.plaque.peak_hu, 800.0)
             add_streaks(hu, drawn.cloud, subject.sampling, strength, rng)
-
-
-def _deposit_all(clouds: list[Cloud], subject: Subject) -> list[Patch]:
-    return [patch for cloud in clouds for patch in deposit(cloud, subject.sampling)]
 
 
 def _finish(

@@ -174,10 +174,10 @@ def _sample_sampling(
         (settings.matrix, settings.matrix, count), (pixel, pixel, spacing), center
     )
     thickness = spacing * float(rng.choice(acquisition.thickness_factors))
-    return Sampling(_rounded(grid), kernel, thickness)
+    return Sampling(rounded_grid(grid), kernel, thickness)
 
 
-def _rounded(grid: ImageGrid) -> ImageGrid:
+def rounded_grid(grid: ImageGrid) -> ImageGrid:
     """The grid as DICOM's decimal strings can hold it."""
     spacing = tuple(round(s, 6) for s in grid.spacing)
     origin = tuple(round(o, 4) for o in grid.origin)
