@@ -5,7 +5,8 @@
 
 Every FOLD is the `--work` folder of a training that left patients out; their simulated scans
 have chosen neither the step nor the counting rule. What is true of a scan is what was put into
-it, and the patient's own calcium as annotated. Atlas and alignment are those of MODEL.
+it, and the patient's own calcium as annotated. Their own scans, with nothing put into them, are
+told apart. Atlas and alignment are those of MODEL.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.results_table import write_results
 from benchmarks.scoring_methods import agreement_of
+from pipelines.scoring_scans import UNCHANGED
 
 HELD_OUT = "*/held_out.csv"
 """Scores of a fold, in the folder of its network."""
@@ -34,8 +36,12 @@ def main() -> None:
     rows = [row for fold in options.folds for path in fold.glob(HELD_OUT) for row in read(path)]
     if not rows:
         raise SystemExit("no FOLD holds a held_out.csv: train with --hold-out first")
-    write_results("scoring_left_out_scans", rows, options.out)
-    print(write_results("scoring_left_out", by_patient(rows), options.out))
+    own = [row for row in rows if str(row["scan"]).endswith(UNCHANGED)]
+    simulated = [row for row in rows if row not in own]
+    write_results("scoring_left_out_scans", simulated, options.out)
+    print(write_results("scoring_left_out", by_patient(simulated), options.out))
+    if own:
+        print(write_results("scoring_left_out_unchanged", own, options.out))
 
 
 def read(path: Path) -> list[dict[str, object]]:

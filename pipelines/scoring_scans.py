@@ -27,6 +27,7 @@ from pipelines.discovery import SeriesCandidate, find_series
 from pipelines.phantoms import STANDARD, VARIED, make_phantom
 from pipelines.phantoms.settings import KINDS, PhantomSettings
 from pipelines.reading import read_scan
+from pipelines.run import scan_kind
 from pipelines.workers import Work
 from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 
@@ -145,6 +146,35 @@ class SimulatedTask:
 
 
 @dataclass(frozen=True, slots=True)
+class UnchangedTask:
+    """An annotated scan as it is: nothing is put into it, and nothing of it is passed over.
+
+    Args:
+        source: The scan.
+        heart: Heart to score in.
+        path: Where it is kept.
+    """
+
+    source: BackgroundSource
+    heart: Ellipsoid
+    path: Path
+
+    def make(self) -> None:
+        """Bring the scan onto the lattice and write it."""
+        found = _background(self.source)
+        scan = LabeledScan(
+            self.path.stem,
+            found.name,
+            scan_kind(found.grid),
+            found.volume_hu,
+            found.grid,
+            found.atlas_to_scan,
+            np.zeros(found.grid.shape, bool) if found.coronary is None else found.coronary,
+        )
+        save_lattice_scan(self.path, lattice_scan(scan, self.heart))
+
+
+@dataclass(frozen=True, slots=True)
 class PhantomTask:
     """One phantom to be made, aligned as scans are.
 
@@ -175,7 +205,10 @@ class PhantomTask:
         save_lattice_scan(self.path, lattice_scan(scan, heart))
 
 
-Task = SimulatedTask | PhantomTask
+Task = SimulatedTask | UnchangedTask | PhantomTask
+
+UNCHANGED = "-unchanged"
+"""End of the name of a scan that nothing was put into."""
 
 
 def simulated_tasks(
@@ -186,6 +219,11 @@ def simulated_tasks(
         SimulatedTask(source, heart, seed, number, cache / f"{source.name}-{seed}-{number:04d}.npz")
         for number in range(count)
     ]
+
+
+def unchanged_task(source: BackgroundSource, heart: Ellipsoid, cache: Path) -> Task:
+    """A background as it is."""
+    return UnchangedTask(source, heart, cache / f"{source.name}{UNCHANGED}.npz")
 
 
 def phantom_tasks(model: Path, cache: Path, *, first_seed: int, count: int) -> list[Task]:

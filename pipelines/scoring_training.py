@@ -22,6 +22,7 @@ from pipelines.scoring_scans import (
     load_aligner,
     phantom_tasks,
     simulated_tasks,
+    unchanged_task,
     vessel_atlas,
 )
 from registration.geometry import Ellipsoid
@@ -300,6 +301,8 @@ def train_model(
     sources = list(find_backgrounds(folders, annotations, aligner))
     for source in sources:
         tasks += simulated_tasks(source, heart, cache, seed=recipe.seed, count=recipe.simulated)
+        if source.name in recipe.hold_out:
+            tasks.append(unchanged_task(source, heart, cache))
     if not tasks:
         raise ValueError(f"no scan has an annotation of its name. Received: {annotations}")
     tasks += phantom_tasks(model, cache, first_seed=FIRST_TRAINING_PHANTOM, count=recipe.phantoms)

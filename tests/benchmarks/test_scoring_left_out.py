@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.scoring_left_out import by_patient, read
+from benchmarks.scoring_left_out import by_patient, main, read
 
 BOB = ((0, 0, 0), (0, 20, 0), (200, 100, 100))
 """True score, score, and what was found of it."""
@@ -21,3 +21,18 @@ def test_patients_that_were_left_out_are_told_apart(tmp_path):
     assert table["bob"]["of the score not coronary"] == pytest.approx(20 / 120)
     assert table["bob"]["zero found zero"] == 0.5
     assert table["all"]["n"] == 6
+
+
+def test_scans_as_they_are_have_a_table_of_their_own(tmp_path, monkeypatch, capsys):
+    lines = ["scan_id,group,kind,truth,agatston,found"]
+    lines += [f"a{k},ann,chest,{t},{t},{t}" for k, t in enumerate((0, 50, 500))]
+    lines.append("ann-unchanged,ann,chest,0,12.5,0")
+    (tmp_path / "fold" / "additive").mkdir(parents=True)
+    (tmp_path / "fold" / "additive" / "held_out.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "fold"), "--out", str(out)])
+    main()
+    assert "ann-unchanged" not in (out / "scoring_left_out_scans.csv").read_text()
+    own = (out / "scoring_left_out_unchanged.csv").read_text().splitlines()
+    assert own[1:] == ["ann-unchanged,ann,chest,0.0,12.5,0.0"]
+    assert "12.5" in capsys.readouterr().out

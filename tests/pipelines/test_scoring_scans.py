@@ -11,6 +11,7 @@ from pipelines.scoring_scans import (
     find_backgrounds,
     phantom_tasks,
     simulated_tasks,
+    unchanged_task,
 )
 from registration.geometry import Ellipsoid, ImageGrid
 
@@ -56,6 +57,24 @@ def test_simulated_scans_come_from_the_cache_on_a_second_call(source, tmp_path):
         assert np.array_equal(one.hu, other.hu)
         assert one.agatston == other.agatston
         assert one.group == "block"
+
+
+def test_an_unchanged_scan_is_the_scan_with_its_own_calcium(source, tmp_path):
+    bright = hu()
+    bright[6, 25:29, 20:24] = 500  # annotated as coronary
+    bright[7, 20:24, 35:39] = 300  # nobody knows what this is
+    sitk.WriteImage(GRID.to_image(bright), str(tmp_path / "scans" / "block.nii.gz"))
+    annotation = json.loads((tmp_path / "block.json").read_text())
+    annotation["components"] = [
+        {"class": name, "bbox_ijk": [[x, y, z], [x + 3, y + 3, z]], "n_voxels": 16}
+        for name, z, y, x in (("coronary", 6, 25, 20), ("unknown", 7, 20, 35))
+    ]
+    (tmp_path / "block.json").write_text(json.dumps(annotation))
+    (scan,) = cached_scans([unchanged_task(source, HEART, tmp_path)])
+    assert (scan.name, scan.group, scan.kind) == ("block-unchanged", "block", "cardiac")
+    # 16 pixels of 4 mm², weights 4 and 3, slices every 5 mm
+    assert scan.agatston == pytest.approx(16 * 4 * 4 * 5 / 3, rel=1e-5)
+    assert float(scan.density.sum()) == pytest.approx(16 * 4 * (4 + 3) * 5 / 3, rel=1e-5)
 
 
 @pytest.mark.slow
