@@ -18,7 +18,7 @@ RIDGE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class CountingRule:
-    """Mean attention that a lesion must exceed, never less than one half.
+    """Attention that a lesion must exceed, never less than one half.
 
     Training shows coronary lesions far more often than a scan holds them, and of small
     candidates nearly all are noise: so small ones need more than one half. The needed logit
@@ -52,6 +52,37 @@ class CountingRule:
         return np.asarray(1.0 / (1.0 + np.exp(-logit)))
 
 
+def lesion_attention(
+    label: NDArray[np.integer], attention: NDArray[np.floating], weight: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Attention of lesions as wholes: of the weighted mean logit of their points.
+
+    A network is sure of some parts of a large lesion and not of others. The mean of logits
+    lets the sure ones say more than the mean of the attention itself would.
+
+    Args:
+        label: Lesion of each point, from 0, shape `(n,)`.
+        attention: Attention of each point, 0-1, shape `(n,)`.
+        weight: Density of each point, shape `(n,)`.
+
+    Returns:
+        Shape `(lesions,)`.
+
+    Example:
+        >>> lesion_attention(np.array([0, 0]), np.array([0.5, 0.9]), np.array([1.0, 1.0])).round(2)
+        array([0.75])
+    """
+    total = np.bincount(label, weight)
+    mean = np.bincount(label, weight * logit_of(attention)) / np.maximum(total, 1e-12)
+    return np.asarray(1.0 / (1.0 + np.exp(-mean)))
+
+
+def logit_of(attention: ArrayLike) -> NDArray[np.float64]:
+    """Logit of attention, which is kept `ATTENTION_FLOOR` from 0 and 1."""
+    share = np.clip(np.asarray(attention, float), ATTENTION_FLOOR, 1.0 - ATTENTION_FLOOR)
+    return np.asarray(np.log(share) - np.log1p(-share))
+
+
 def fit_counting_rule(
     scores: ArrayLike, attention: ArrayLike, is_coronary: ArrayLike
 ) -> CountingRule:
@@ -62,7 +93,7 @@ def fit_counting_rule(
 
     Args:
         scores: What each lesion would score, above zero, shape `(n,)`.
-        attention: Mean attention, 0-1, shape `(n,)`.
+        attention: Attention of each, see `lesion_attention`, 0-1, shape `(n,)`.
         is_coronary: Truth, shape `(n,)`; of scans that took no part in training.
 
     Returns:
@@ -70,11 +101,10 @@ def fit_counting_rule(
         not tell them apart.
     """
     size = np.log(np.asarray(scores, dtype=float))
-    share = np.clip(np.asarray(attention, float), ATTENTION_FLOOR, 1.0 - ATTENTION_FLOOR)
     truth = np.asarray(is_coronary, dtype=bool)
     if truth.all() or not truth.any():
         return CountingRule()
-    inputs = np.stack([np.ones_like(size), np.log(share / (1.0 - share)), size], axis=1)
+    inputs = np.stack([np.ones_like(size), logit_of(attention), size], axis=1)
     weight = np.log1p(np.exp(size))
 
     def loss(coefficients: NDArray[np.float64]) -> float:

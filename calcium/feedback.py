@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calcium.counting_rule import CountingRule
+from calcium.counting_rule import CountingRule, lesion_attention
 from calcium.density import label_voxels
 from calcium.lesions import LESION_CONNECTIVITY
 
@@ -31,8 +31,8 @@ def decide(
         flat_index: Position in the flattened volume, ascending, shape `(n,)`.
         shape: Shape of the volume, `(z, y, x)`.
         decision: `"voxel"` weighs each voxel by its attention; `"slice"` and `"lesion"`
-            take or leave whole components by their mean attention, weighted by density.
-        rule: Mean attention that a component must exceed; one half by default.
+            take or leave whole components by their attention, see `lesion_attention`.
+        rule: Attention that a component must exceed; one half by default.
 
     Returns:
         Contributions, shape `(n,)`; their sum is the score.
@@ -47,6 +47,6 @@ def decide(
     connectivity = 8 if decision == "slice" else LESION_CONNECTIVITY
     label = label_voxels(flat_index, shape, connectivity)
     weight = np.bincount(label, density)
-    mean = np.bincount(label, attention * density) / np.maximum(weight, 1e-12)
+    whole = lesion_attention(label, attention, density)
     needed = (rule or CountingRule()).needed_attention(weight)
-    return np.asarray(density * (mean > needed)[label], dtype=np.float64)
+    return np.asarray(density * (whole > needed)[label], dtype=np.float64)

@@ -53,22 +53,26 @@ class TrainingOptions:
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * share))))
 
 
-def attention_loss(attention: Any, density: Any, scores: tuple[Any, ...]) -> Any:
-    """Error of the scores of squares: of the whole crop by size, of its parts by share.
+def attention_loss(attention: Any, density: Any, scores: tuple[Any, ...], lesions: Any) -> Any:
+    """Error of the scores of squares and lesions: of the whole crop by size, of parts by share.
 
     The first, large squares are compared on a logarithmic scale. For the others, the share of
     a square's density that counts is compared by cross-entropy: a lesion that is wholly
-    missed has an attention near 0, where the score's own gradient has vanished.
+    missed has an attention near 0, where the score's own gradient has vanished. A lesion is
+    decided on as a whole, by the mean logit of its attention, and so it is compared, too: a
+    network that is sure of one part of it need not be of the others.
 
     Args:
         attention: Network output, shape `(n, h, w, 1)`.
         density: Agatston density, shape `(n, h, w)`.
         scores: True scores of the squares of each size, large first, shapes
             `(n, h / b, w / b)`.
+        lesions: Lesion of every point, counted from 1, shape `(n, h, w)`, and their true scores,
+            shape `(lesions + 1,)`.
 
     Returns:
-        Scalar tensor: the sum over square sizes, zero for exact scores. Squares without any
-        density score zero whatever the attention, so they carry no weight.
+        Scalar tensor: the sum over square sizes and lesions, zero for exact scores. Squares
+        without any density score zero whatever the attention, so they carry no weight.
     """
     from keras import ops
 
@@ -88,16 +92,35 @@ def attention_loss(attention: Any, density: Any, scores: tuple[Any, ...]) -> Any
             certain = ops.maximum(possible, 1e-6)
             error = _cross_entropy(predicted / certain, ops.clip(score / certain, 0.0, 1.0))
         total = total + ops.sum(weight * error) / (ops.sum(weight) + 1.0)
-    return total
+    return total + _lesion_loss(attention[..., 0], density, *lesions)
 
 
-def regression_loss(predicted: Any, density: Any, scores: tuple[Any, ...]) -> Any:
+def _lesion_loss(attention: Any, density: Any, labels: Any, scores: Any) -> Any:
+    """Cross-entropy of the shares of lesions, predicted by their mean logits."""
+    from keras import ops
+
+    share = ops.clip(attention, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
+    logit = ops.log(share) - ops.log(1.0 - share)
+    flat = ops.reshape(labels, (-1,))
+    weights = ops.where(flat > 0, ops.reshape(density, (-1,)), 0.0)
+    count = ops.shape(scores)[0]
+    possible = ops.segment_sum(weights, flat, num_segments=count)
+    mean = ops.segment_sum(weights * ops.reshape(logit, (-1,)), flat, num_segments=count)
+    certain = ops.maximum(possible, 1e-6)
+    weight = ops.log(1.0 + possible)
+    true = ops.clip(scores / certain, 0.0, 1.0)
+    error = _cross_entropy(ops.sigmoid(mean / certain), true)
+    return ops.sum(weight * error) / (ops.sum(weight) + 1.0)
+
+
+def regression_loss(predicted: Any, density: Any, scores: tuple[Any, ...], lesions: Any) -> Any:
     """Huber loss on `log1p` of the score of each slice.
 
     Args:
         predicted: Network output, shape `(n, 1)`.
         density: Not used; the published network has no density.
         scores: True scores of the squares; the sum of the first is the slice's score.
+        lesions: Not used either.
 
     Returns:
         Scalar tensor.
@@ -111,7 +134,7 @@ def regression_loss(predicted: Any, density: Any, scores: tuple[Any, ...]) -> An
 def train_network(
     network: Any,
     sampler: CropSampler,
-    loss: Callable[[Any, Any, tuple[Any, ...]], Any],
+    loss: Callable[[Any, Any, tuple[Any, ...], tuple[Any, Any]], Any],
     folder: Path,
     options: TrainingOptions,
     *,
@@ -230,9 +253,10 @@ def _update_function(tf: Any, network: Any, optimizer: Any, loss: Any) -> Any:
     """One compiled optimizer step."""
 
     @tf.function(reduce_retracing=True)
-    def update(inputs: Any, density: Any, *scores: Any) -> Any:
+    def update(inputs: Any, density: Any, labels: Any, lesion_scores: Any, *scores: Any) -> Any:
         with tf.GradientTape() as tape:
-            value = loss(network(inputs, training=True), density, scores)
+            output = network(inputs, training=True)
+            value = loss(output, density, scores, (labels, lesion_scores))
         gradients = tape.gradient(value, network.trainable_variables)
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         return value
@@ -241,7 +265,8 @@ def _update_function(tf: Any, network: Any, optimizer: Any, loss: Any) -> Any:
 
 
 def _tensors(tf: Any, batch: Batch) -> tuple[Any, ...]:
-    return tuple(tf.constant(a) for a in (batch.inputs, batch.density, *batch.scores))
+    parts = (batch.inputs, batch.density, batch.lesions, batch.lesion_scores, *batch.scores)
+    return tuple(tf.constant(a) for a in parts)
 
 
 def _evaluate(

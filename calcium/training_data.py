@@ -16,15 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from calcium.crop_augmentation import CropAugmentation, CropChange
 from calcium.density import find_candidates
 from calcium.heart_field import LATTICE_SIZE, HeartField
 from calcium.labeled_scan import LabeledScan
-from calcium.networks.slice_inputs import (
-    CONTEXT_SLICES,
-    INPUT_CHANNELS,
-    SOFT_TISSUE_HALF_WIDTH_HU,
-    slice_inputs,
-)
+from calcium.networks.slice_inputs import INPUT_CHANNELS, slice_inputs
 from calcium.presets import DEFAULT_PRESET, Preset
 from registration.geometry import Ellipsoid, ImageGrid
 
@@ -83,8 +79,7 @@ class LatticeScan:
         corner: tuple[int, int],
         size: int,
         *,
-        unit_shift: NDArray[np.float64] | None = None,
-        unit_scale: NDArray[np.float64] | None = None,
+        change: CropChange | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Input, density and coronary density of one square of one slice.
 
@@ -92,8 +87,7 @@ class LatticeScan:
             number: Slice, counted from the field's first.
             corner: First lattice row and column.
             size: Lattice points per side.
-            unit_shift: Added to the coordinates, heart units, shape `(3,)`.
-            unit_scale: Factor on the coordinates, shape `(3,)`.
+            change: What is changed about the input; nothing by default.
 
         Returns:
             Input `(size, size, 10)`, density and coronary density `(size, size)`.
@@ -102,17 +96,24 @@ class LatticeScan:
         cols = slice(corner[1], corner[1] + size)
         shown = np.clip(number + self.field.context_offsets, 0, len(self.hu) - 1)
         coordinates = self.field.coordinates(self.field.slices[0] + number, rows, cols)
-        if unit_scale is not None:
-            coordinates *= unit_scale.astype(np.float32)
-        if unit_shift is not None:
-            coordinates += unit_shift.astype(np.float32)
         maps = np.zeros((3, size, size), np.float32)
         here = self._points_in(number, corner, size)
         local = self.points[here, 1:] - np.array(corner)
         for image, values in zip(maps, (self.density, self.coronary, self.area), strict=True):
             image[local[:, 0], local[:, 1]] = values[here]
         context = self.hu[shown][:, rows, cols].astype(np.float32)
-        return slice_inputs(context[None], maps[None, 2], coordinates[None])[0], maps[0], maps[1]
+        inputs = slice_inputs(context[None], maps[None, 2], coordinates[None])[0]
+        if change is not None:
+            change.apply(inputs)
+        return inputs, maps[0], maps[1]
+
+    def mark_lesions(
+        self, image: NDArray[np.int32], number: int, corner: tuple[int, int], *, first: int
+    ) -> None:
+        """Write the in-plane lesions of a square of a slice into an image, counted from `first`."""
+        here = self._points_in(number, corner, len(image))
+        rows, cols = (self.points[here, 1:] - np.array(corner)).T
+        image[rows, cols] = first + np.unique(self.component[here], return_inverse=True)[1]
 
     def unit_coordinates(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Heart-unit coordinates of lattice points (slice, row, column), shape `(n, 3)`."""
@@ -238,11 +239,16 @@ class Batch:
         density: Agatston density on the lattice, shape `(n, s, s)`.
         scores: True scores of the squares of each size in `BLOCK_SIZES`, shapes
             `(n, s / b, s / b)`.
+        lesions: In-plane lesion that each lattice point belongs to, counted through the batch
+            from 1, 0 for none, shape `(n, s, s)`.
+        lesion_scores: True scores of the lesions, 0 first, shape `(lesions + 1,)`.
     """
 
     inputs: NDArray[np.float32]
     density: NDArray[np.float32]
     scores: tuple[NDArray[np.float32], ...]
+    lesions: NDArray[np.int32]
+    lesion_scores: NDArray[np.float32]
 
 
 class CropSampler:
@@ -254,9 +260,7 @@ class CropSampler:
         batch_size: Crops per batch.
         crop_size: Lattice points per side.
         block_sizes: Squares whose scores are given.
-        shift_units: Standard deviation of the coordinate jitter, heart units.
-        scale_sd: Standard deviation of the coordinate scale jitter.
-        hu_shift_sd: Standard deviation of a shift of the shown attenuation, HU.
+        augmentation: How crops are changed.
         coronary_share: Share of crops near coronary calcium, where a scan has any.
         anywhere_share: Share of crops placed anywhere; the rest is near other candidates.
 
@@ -272,9 +276,7 @@ class CropSampler:
         batch_size: int = 16,
         crop_size: int = CROP_SIZE,
         block_sizes: tuple[int, ...] = BLOCK_SIZES,
-        shift_units: float = 0.13,
-        scale_sd: float = 0.1,
-        hu_shift_sd: float = 8.0,
+        augmentation: CropAugmentation | None = None,
         coronary_share: float = CORONARY_SHARE,
         anywhere_share: float = ANYWHERE_SHARE,
     ) -> None:
@@ -285,9 +287,7 @@ class CropSampler:
         self.batch_size = batch_size
         self.crop_size = crop_size
         self.block_sizes = block_sizes
-        self.shift_units = shift_units
-        self.scale_sd = scale_sd
-        self.hu_shift_sd = hu_shift_sd
+        self.augmentation = augmentation or CropAugmentation()
         self.coronary_share = coronary_share
         self.anywhere_share = anywhere_share
         self._tables = [ComponentTable.of(scan) for scan in scans]
@@ -299,19 +299,18 @@ class CropSampler:
         inputs = np.empty((self.batch_size, size, size, INPUT_CHANNELS), np.float32)
         density = np.empty((self.batch_size, size, size), np.float32)
         wanted = np.empty_like(density)
+        lesions = np.zeros(density.shape, np.int32)
         for item in range(self.batch_size):
             which = int(rng.integers(len(self.scans)))
             number, corner = self._place(rng, which)
-            inputs[item], density[item], wanted[item] = self.scans[which].crop(
-                number,
-                corner,
-                size,
-                unit_shift=rng.normal(0.0, self.shift_units, 3),
-                unit_scale=1.0 + rng.normal(0.0, self.scale_sd, 3),
+            scan = self.scans[which]
+            inputs[item], density[item], wanted[item] = scan.crop(
+                number, corner, size, change=self.augmentation.draw(rng)
             )
-            shift_hu = rng.normal(0.0, self.hu_shift_sd)
-            inputs[item, ..., :CONTEXT_SLICES] += np.float32(shift_hu / SOFT_TISSUE_HALF_WIDTH_HU)
-        return Batch(inputs, density, tuple(block_sums(wanted, b) for b in self.block_sizes))
+            scan.mark_lesions(lesions[item], number, corner, first=int(lesions.max()) + 1)
+        lesion_scores = np.bincount(lesions.ravel(), wanted.ravel()).astype(np.float32)
+        scores = tuple(block_sums(wanted, b) for b in self.block_sizes)
+        return Batch(inputs, density, scores, lesions, lesion_scores)
 
     def _place(self, rng: np.random.Generator, which: int) -> tuple[int, tuple[int, int]]:
         """Slice and corner of a crop: on coronary calcium, on other candidates, or anywhere."""

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calcium.counting_rule import ATTENTION_FLOOR, CountingRule
+from calcium.counting_rule import ATTENTION_FLOOR, CountingRule, lesion_attention, logit_of
+from calcium.crop_augmentation import CropChange
 from calcium.density import label_voxels
 from calcium.heart_field import LATTICE_SIZE
 from calcium.lesions import LESION_CONNECTIVITY
@@ -157,20 +158,18 @@ def soft_count(
     """How much lesions count, 0 to 1: one half at the attention they need; and its slope.
 
     Args:
-        attention: Mean attention of lesions, shape `(n,)`.
+        attention: Attention of lesions, see `lesion_attention`, shape `(n,)`.
         needed: What they must exceed to count, shape `(n,)`.
 
     Returns:
-        Count, and its derivative by the attention, both of shape `(n,)`.
+        Count, and its derivative by the logit of the attention, both of shape `(n,)`.
 
     Example:
         >>> soft_count(np.array([0.5, 0.8]), np.array([0.5, 0.8]))[0].tolist()
         [0.5, 0.5]
     """
-    share = np.clip(attention, ATTENTION_FLOOR, 1.0 - ATTENTION_FLOOR)
-    odds = share / (1.0 - share) * (1.0 - needed) / needed
-    count = odds / (1.0 + odds)
-    return count, count * (1.0 - count) / (share * (1.0 - share))
+    count = 1.0 / (1.0 + np.exp(logit_of(needed) - logit_of(attention)))
+    return count, count * (1.0 - count)
 
 
 class _Goal:
@@ -200,14 +199,17 @@ class _Goal:
         The loss is the Huber loss of `log1p` scores, averaged over groups.
         """
         share = self.scan.density / np.maximum(self.weight[self.label], 1e-12)
-        mean = np.bincount(self.label, attention * share).astype(float)
-        count, slope = soft_count(mean, self.needed)
+        whole = lesion_attention(self.label, attention, self.scan.density)
+        count, slope = soft_count(whole, self.needed)
         groups = len(self.target)
         score = np.bincount(self.group, self.weight * count, groups)
         error = np.log1p(score) - np.log1p(self.target)
         by_score = np.clip(error, -1.0, 1.0) / (1.0 + score) / groups
         by_lesion = by_score[self.group] * self.weight * slope
-        return np.asarray(by_lesion[self.label] * share)
+        point = np.asarray(attention, float)
+        inside = (point > ATTENTION_FLOOR) & (point < 1.0 - ATTENTION_FLOOR)
+        by_attention = np.where(inside, 1.0 / np.maximum(point * (1.0 - point), 1e-9), 0.0)
+        return np.asarray(by_lesion[self.label] * share * by_attention)
 
 
 class _Passes:
@@ -241,10 +243,7 @@ class _Passes:
         scan = goal.scan
         if not len(scan.points):
             return None
-        jitter = {
-            "unit_shift": rng.normal(0.0, SHIFT_UNITS, 3),
-            "unit_scale": 1.0 + rng.normal(0.0, SCALE_SD, 3),
-        }
+        jitter = CropChange(rng.normal(0.0, SHIFT_UNITS, 3), 1.0 + rng.normal(0.0, SCALE_SD, 3))
         slopes = goal.slopes(self._attention(scan, jitter))
         total: list[Any] | None = None
         for inputs, rows in _chunks(scan, jitter):
@@ -256,7 +255,7 @@ class _Passes:
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
         return total
 
-    def _attention(self, scan: LatticeScan, jitter: Mapping[str, Any]) -> NDArray[np.float32]:
+    def _attention(self, scan: LatticeScan, jitter: CropChange) -> NDArray[np.float32]:
         attention = np.zeros(len(scan.points), np.float32)
         for inputs, rows in _chunks(scan, jitter):
             output = self.predict(inputs)
@@ -267,13 +266,13 @@ class _Passes:
 
 
 def _chunks(
-    scan: LatticeScan, jitter: Mapping[str, Any]
+    scan: LatticeScan, jitter: CropChange
 ) -> Iterator[tuple[NDArray[np.float32], list[slice]]]:
     """Network input of the slices with candidates, some at a time, and whose points they hold."""
     numbers = np.unique(scan.points[:, 0])
     for start in range(0, len(numbers), CHUNK_SLICES):
         chosen = numbers[start : start + CHUNK_SLICES]
-        inputs = [scan.crop(int(n), (0, 0), LATTICE_SIZE, **jitter)[0] for n in chosen]
+        inputs = [scan.crop(int(n), (0, 0), LATTICE_SIZE, change=jitter)[0] for n in chosen]
         rows = [slice(*np.searchsorted(scan.points[:, 0], [n, n + 1])) for n in chosen]
         yield np.stack(inputs), rows
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calcium.agreement import confusion_matrix, linear_weighted_kappa, risk_categories
-from calcium.counting_rule import CountingRule, fit_counting_rule
+from calcium.counting_rule import CountingRule, fit_counting_rule, lesion_attention
 from calcium.density import label_voxels
 from calcium.feedback import Decision, decide
 from calcium.heart_field import LATTICE_SIZE
@@ -91,10 +91,10 @@ def counting_rule_of(
     parts = []
     for scan, values in zip(scans, attention, strict=True):
         label = label_voxels(*flat_points(scan), LESION_CONNECTIVITY)
-        parts.append([np.bincount(label, scan.density * v) for v in (1.0, values)])
-        parts[-1].append(np.bincount(label, scan.coronary))
-    possible, attended, coronary = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return fit_counting_rule(possible, attended / possible, coronary > 0.5 * possible)
+        sums = [np.bincount(label, points) for points in (scan.density, scan.coronary)]
+        parts.append([*sums, lesion_attention(label, values, scan.density)])
+    possible, coronary, attended = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return fit_counting_rule(possible, attended, coronary > 0.5 * possible)
 
 
 def flat_points(scan: LatticeScan) -> tuple[NDArray[np.int64], tuple[int, ...]]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from calcium.counting_rule import CountingRule, fit_counting_rule
+from calcium.counting_rule import CountingRule, fit_counting_rule, lesion_attention
 from calcium.feedback import decide
 
 
@@ -43,3 +43,14 @@ def test_decisions_follow_the_rule():
     rule = CountingRule(1.0, 0.2)  # needs 1 - 0.2 ln 2 = 0.86 and 1 - 0.2 ln 200 < 0
     assert decide(attention, density, where, (1, 8, 8), "lesion", rule).tolist() == [0.0, 200.0]
     assert decide(attention, density, where, (1, 8, 8), "lesion").tolist() == [2.0, 200.0]
+
+
+def test_the_attention_of_a_lesion_is_that_of_its_mean_logit():
+    label = np.array([0, 0, 1])
+    logit = np.array([3.0, -1.0, -2.0])
+    attention = 1.0 / (1.0 + np.exp(-logit))
+    got = lesion_attention(label, attention, np.array([1.0, 3.0, 5.0]))
+    # 3 x 1 - 1 x 3 = 0: as likely as not; the mean attention would be 0.44
+    assert got == pytest.approx([0.5, 1.0 / (1.0 + np.exp(2.0))])
+    # certainty is bounded, so that one point alone does not decide on a thousand
+    assert lesion_attention(np.zeros(2, int), np.array([1.0, 0.2]), np.array([1.0, 99.0]))[0] < 0.3

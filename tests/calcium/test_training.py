@@ -92,6 +92,9 @@ def test_block_scores_add_up_to_the_crop_score():
     assert block_sums(np.arange(16.0).reshape(1, 4, 4), 2).tolist() == [[[10, 18], [42, 50]]]
 
 
+NO_LESIONS = (np.zeros((1, 4, 4), np.int32), np.zeros(1, np.float32))
+
+
 def test_losses_by_hand():
     density = np.zeros((1, 4, 4), np.float32)
     density[0, 0, 0], density[0, 3, 3] = 7.0, 3.0
@@ -99,22 +102,56 @@ def test_losses_by_hand():
     # one square: predicted 5, true 7: 0.5 (ln 6/8)², one weighted square and the 1 added
     whole = np.array([[[7.0]]], np.float32)
     expected = 0.5 * np.log(6 / 8) ** 2 / 2
-    assert float(attention_loss(attention, density, (whole,))) == pytest.approx(expected, rel=1e-5)
+    assert float(attention_loss(attention, density, (whole,), NO_LESIONS)) == pytest.approx(
+        expected, rel=1e-5
+    )
     # four squares, two of them with density: half counts where all should, and where none
     # should: an entropy of ln 2 each, weighted by ln 8 and ln 4
     quarters = np.array([[[7.0, 0.0], [0.0, 0.0]]], np.float32)
     weight = np.log(8.0) + np.log(4.0)
     expected += np.log(2.0) * weight / (weight + 1.0)
-    got = float(attention_loss(attention, density, (whole, quarters)))
+    got = float(attention_loss(attention, density, (whole, quarters), NO_LESIONS))
     assert got == pytest.approx(expected, rel=1e-4)
     # exact scores leave nothing, also where only part of a square counts
     exact = np.zeros((1, 4, 4, 1), np.float32)
     exact[0, 0, 0] = 5.0 / 7.0
     part = (np.array([[[5.0]]], np.float32), quarters * 5.0 / 7.0)
-    assert float(attention_loss(exact, density, part)) == pytest.approx(0.0, abs=1e-5)
+    assert float(attention_loss(exact, density, part, NO_LESIONS)) == pytest.approx(0.0, abs=1e-5)
     # plain: ln(1 + 7) against 0.2; beyond 1 the loss is linear
-    got = float(regression_loss(np.array([[0.2]], np.float32), density, (quarters,)))
+    got = float(regression_loss(np.array([[0.2]], np.float32), density, (quarters,), NO_LESIONS))
     assert got == pytest.approx(np.log(8.0) - 0.2 - 0.5, rel=1e-5)
+
+
+def test_the_loss_of_a_lesion_is_that_of_its_mean_logit():
+    density = np.zeros((1, 4, 4), np.float32)
+    density[0, 0, :2], density[0, 3, 3] = (3.0, 1.0), 6.0
+    labels = np.zeros((1, 4, 4), np.int32)
+    labels[0, 0, :2], labels[0, 3, 3] = 1, 2
+    logit = np.zeros((1, 4, 4, 1))
+    logit[0, 0, :2, 0], logit[0, 3, 3, 0] = (2.0, -2.0), 0.5
+    attention = (1.0 / (1.0 + np.exp(-logit))).astype(np.float32)
+    # the first one: mean logit (3 x 2 - 2) / 4 = 1, counts; the second: 0.5, does not
+    scores = np.array([0.0, 4.0, 0.0], np.float32)
+    entropy = np.log1p(np.exp([-1.0, 0.5]))
+    weight = np.log([5.0, 7.0])
+    expected = (weight * entropy).sum() / (weight.sum() + 1.0)
+    got = float(attention_loss(attention, density, (), (labels, scores)))
+    assert got == pytest.approx(expected, rel=1e-3)
+
+
+def test_lesions_of_a_batch_carry_the_scores_of_their_points():
+    scans = [lattice_scan(labeled(s), HEART) for s in (0, 1)]
+    batch = CropSampler(scans, seed=4, batch_size=5).batch(2)
+    assert ((batch.lesions > 0) == (batch.density > 0)).all()
+    # every number belongs to one crop, and plaque is not joined with its mirror image
+    owner = np.broadcast_to(np.arange(5)[:, None, None], batch.lesions.shape)
+    for number in range(1, len(batch.lesion_scores)):
+        at = batch.lesions == number
+        assert len(set(owner[at])) == 1
+        share = batch.lesion_scores[number] / batch.density[at].sum()
+        assert min(share, abs(1.0 - share)) < 1e-4
+    assert batch.lesion_scores.sum() == pytest.approx(batch.scores[0].sum(), rel=1e-5)
+    assert batch.lesion_scores[0] == 0.0
 
 
 def train(folder, steps, scans, stop_at=None):

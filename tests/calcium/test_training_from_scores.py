@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from calcium.counting_rule import CountingRule
+from calcium.crop_augmentation import CropChange
 from calcium.networks.predictor import build_network
 from calcium.territories import VesselAtlas
 from calcium.training_data import lattice_scan
@@ -31,22 +32,28 @@ def network(seed=3):
     return build_network("additive", (4, 6))
 
 
+def at_logit(logit):
+    return 1.0 / (1.0 + np.exp(-logit))
+
+
 def test_a_lesion_counts_half_at_the_attention_it_needs_and_the_slope_is_the_derivative():
     needed = np.array([0.5, 0.8, 0.6, 0.7])
     attention = np.array([0.5, 0.8, 0.1, 0.95])
+    logit = np.log(attention / (1.0 - attention))
     count, slope = soft_count(attention, needed)
     assert count[:2] == pytest.approx([0.5, 0.5])
     assert count[2] < 0.1
     assert count[3] > 0.85
     step = 1e-6
-    ahead, behind = (soft_count(attention + s, needed)[0] for s in (step, -step))
+    ahead, behind = (soft_count(at_logit(logit + s), needed)[0] for s in (step, -step))
     assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-5)
 
 
 def total_loss(goal, attention):
     """Huber loss of log1p of the whole score, written out again."""
     weight = np.bincount(goal.label, goal.scan.density)
-    mean = np.bincount(goal.label, attention * goal.scan.density) / weight
+    logit = np.log(attention / (1.0 - attention))
+    mean = at_logit(np.bincount(goal.label, logit * goal.scan.density) / weight)
     score = float((weight * soft_count(mean, RULE.needed_attention(weight))[0]).sum())
     error = abs(np.log1p(score) - np.log1p(goal.target[0]))
     return 0.5 * error**2 if error < 1 else error - 0.5
@@ -71,7 +78,7 @@ def test_gradients_of_a_scan_in_parts_are_those_of_its_loss():
     trained = network()
     passes = _Passes(trained)
     goal = _Goal(ScoredScan(scored(0).scan, 40.0), RULE, None)
-    nothing = {"unit_shift": np.zeros(3), "unit_scale": np.ones(3)}
+    nothing = CropChange(np.zeros(3), np.ones(3))
 
     class NoJitter:
         def normal(self, _mean, _sd, count):
