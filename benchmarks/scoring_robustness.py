@@ -76,8 +76,8 @@ def main() -> None:
             }
         )
         print(case.name, name, rows[-1]["truth"], rows[-1]["score"], flush=True)
-    table = changes(rows)
-    print(write_results("scoring_robustness", rows, options.out, table=table))
+    write_results("scoring_robustness_scans", rows, options.out)
+    print(write_results("scoring_robustness", changes(rows), options.out))
 
 
 def _cases(seed: int, subjects: int) -> Iterator[tuple[str, Case]]:
