@@ -65,7 +65,7 @@ EVIDENCE = (
         "scoring_phantoms_agreement.csv",
         "scoring_phantoms.csv",
         "Digital phantoms of seeds that neither the training nor any choice of the network has "
-        "used, from the program that drew half of the training scans: they say that the method "
+        "used, from the program that drew a part of the training scans: they say that the method "
         "works, not how it does on patients.",
     ),
     Evidence(
