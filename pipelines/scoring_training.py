@@ -124,7 +124,13 @@ def train_scoring(
         regression_loss,
         train_network,
     )
-    from calcium.training_data import BLOCK_SIZES, CROP_SIZE, CropSampler
+    from calcium.training_data import (
+        ANYWHERE_SHARE,
+        BLOCK_SIZES,
+        CORONARY_SHARE,
+        CROP_SIZE,
+        CropSampler,
+    )
 
     keras.utils.set_random_seed(recipe.seed % 2**31)
     network = build_network(recipe.network, recipe.widths)
@@ -137,7 +143,8 @@ def train_scoring(
         block_sizes=BLOCK_SIZES if additive else (256,),
         # a sum over slices needs empty ones about as often as they occur; with these alone,
         # calcium is too rare to be learnt
-        **({} if additive else {"coronary_share": 0.25, "anywhere_share": 0.5}),
+        coronary_share=CORONARY_SHARE if additive else 0.25,
+        anywhere_share=ANYWHERE_SHARE if additive else 0.5,
     )
     left_out = [s for s in scans if s.group in recipe.hold_out]
     # whoever is left out must not choose the step either, if anybody else can
