@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from calcium.counting_rule import CountingRule
 from calcium.networks.slice_inputs import INPUT_CHANNELS
-from calcium.training_data import LatticeScan
+from calcium.training_data import (
+    ANYWHERE_SHARE,
+    BLOCK_SIZES,
+    CORONARY_SHARE,
+    CROP_SIZE,
+    CropSampler,
+    LatticeScan,
+)
 from pipelines.scoring_scans import (
     FIRST_TRAINING_PHANTOM,
     FIRST_VALIDATION_PHANTOM,
@@ -124,28 +131,11 @@ def train_scoring(
         regression_loss,
         train_network,
     )
-    from calcium.training_data import (
-        ANYWHERE_SHARE,
-        BLOCK_SIZES,
-        CORONARY_SHARE,
-        CROP_SIZE,
-        CropSampler,
-    )
 
     keras.utils.set_random_seed(recipe.seed % 2**31)
     network = build_network(recipe.network, recipe.widths)
     additive = recipe.network == "additive"
-    sampler = CropSampler(
-        [s for s in scans if s.group not in recipe.hold_out],
-        seed=recipe.seed,
-        batch_size=recipe.batch_size,
-        crop_size=CROP_SIZE if additive else 256,
-        block_sizes=BLOCK_SIZES if additive else (256,),
-        # a sum over slices needs empty ones about as often as they occur; with these alone,
-        # calcium is too rare to be learnt
-        coronary_share=CORONARY_SHARE if additive else 0.25,
-        anywhere_share=ANYWHERE_SHARE if additive else 0.5,
-    )
+    sampler = _sampler([s for s in scans if s.group not in recipe.hold_out], recipe)
     left_out = [s for s in scans if s.group in recipe.hold_out]
     # whoever is left out must not choose the step either, if anybody else can
     judges = list(validation) or left_out
@@ -169,6 +159,22 @@ def train_scoring(
         scored = outcomes(network, left_out, recipe, found)
         write_outcomes(folder / HELD_OUT_NAME, left_out, scored)
     return weights, found
+
+
+def _sampler(scans: Sequence[LatticeScan], recipe: ScoringRecipe) -> CropSampler:
+    """Crops for the additive network, whole slices for the plain one."""
+    additive = recipe.network == "additive"
+    return CropSampler(
+        scans,
+        seed=recipe.seed,
+        batch_size=recipe.batch_size,
+        crop_size=CROP_SIZE if additive else 256,
+        block_sizes=BLOCK_SIZES if additive else (256,),
+        # a sum over slices needs empty ones about as often as they occur; with these alone,
+        # calcium is too rare to be learnt
+        coronary_share=CORONARY_SHARE if additive else 0.25,
+        anywhere_share=ANYWHERE_SHARE if additive else 0.5,
+    )
 
 
 def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> Validation:
