@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -5,8 +7,10 @@ from calcium.density import agatston_density
 from calcium.simulation.anatomy import Anatomy
 from calcium.simulation.background import Background, resample_background
 from calcium.simulation.deformation import Deformation
+from calcium.simulation.distractors import draw_distractors
 from calcium.simulation.generator import GeneratorOptions, simulate_scan
-from registration.geometry import Ellipsoid, ImageGrid
+from calcium.simulation.placement import TissueMap
+from registration.geometry import Ellipsoid, ImageGrid, transform_points
 
 HEART = Ellipsoid((0.0, 0.0, 0.0), (45.0, 40.0, 35.0))
 GRID = ImageGrid((120, 110, 22), (1.2, 1.2, 4.0), (-90.0, 30.0, -260.0))
@@ -65,6 +69,28 @@ def test_plaque_lies_near_the_annotated_course():
             assert np.linalg.norm(course - point, axis=1).min() < 16.0
         found += len(points)
     assert found > 10
+
+
+def test_calcium_of_no_named_structure_keeps_away_from_the_courses():
+    """A course of its own among nothing else: whatever lies near it would be plaque to a reader."""
+    base = background()
+    anatomy = Anatomy(courses=base.anatomy.courses)
+    tissue = TissueMap(base.volume_hu.astype(np.float32), GRID)
+    to_unit = HEART.unit_matrix(base.atlas_to_scan)
+    course = anatomy.courses["LAD"]
+    fine = np.concatenate([np.linspace(a, b, 20) for a, b in pairwise(course)])
+    seen = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        for insert in draw_distractors(rng, anatomy, tissue, to_unit):
+            distance = np.linalg.norm(insert.cloud.points_mm[:, None] - fine, axis=-1).min()
+            assert insert.is_metal or distance > 4.0
+            unit = transform_points(to_unit, insert.cloud.points_mm.mean(0))
+            beside_airways = unit[1] > 0.1
+            if not insert.is_metal and not beside_airways and np.linalg.norm(unit) < 0.89:
+                assert distance > 11.0
+                seen += 1
+    assert seen > 12
 
 
 def test_own_coronary_calcium_is_carried_along_and_unknown_calcium_set_aside():
