@@ -1,12 +1,16 @@
 """Scores of real patients that were left out of the training, with calcium put into them.
 
     calcium-score train scoring SCANS --out MODEL --work FOLD --hold-out NAME ... (once per fold)
-    python benchmarks/scoring_left_out.py FOLD... --out DIR
+    python benchmarks/scoring_left_out.py FOLD... --out DIR [--phantoms PHANTOMS]
 
 Every FOLD is the `--work` folder of a training that left patients out; their simulated scans
 have chosen neither the step nor the counting rule. What is true of a scan is what was put into
 it, and the patient's own calcium as annotated. Their own scans, with nothing put into them, are
 told apart. Atlas and alignment are those of MODEL.
+
+Predicted and true scores go to `calibration_predicted.csv` and `calibration_reference.csv`, for
+`calcium-score train calibration`; PHANTOMS is the `--out` folder of `scoring_phantoms.py`, whose
+scans come first in them.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.results_table import write_results
-from benchmarks.scoring_methods import agreement_of
+from benchmarks.scoring_methods import agreement_of, write_table
 from pipelines.scoring_scans import UNCHANGED
 
 HELD_OUT = "*/held_out.csv"
@@ -32,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folds", nargs="+", type=Path, metavar="FOLD")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--phantoms", type=Path, help="results of scoring_phantoms.py")
     options = parser.parse_args()
     rows = [row for fold in options.folds for path in fold.glob(HELD_OUT) for row in read(path)]
     if not rows:
@@ -40,6 +45,9 @@ def main() -> None:
     simulated = [row for row in rows if row not in own]
     write_results("scoring_left_out_scans", simulated, options.out)
     print(write_results("scoring_left_out", by_patient(simulated), options.out))
+    predicted, reference = calibration_tables(simulated, options.phantoms)
+    write_table(options.out / "calibration_predicted.csv", predicted)
+    write_table(options.out / "calibration_reference.csv", reference)
     if own:
         print(write_results("scoring_left_out_unchanged", own, options.out))
 
@@ -58,6 +66,31 @@ def read(path: Path) -> list[dict[str, object]]:
             }
             for row in csv.DictReader(stream)
         ]
+
+
+def calibration_tables(
+    rows: Sequence[Mapping[str, object]], phantoms: Path | None
+) -> tuple[list[Mapping[str, object]], list[Mapping[str, object]]]:
+    """Predicted and true scores as `train calibration` reads them.
+
+    Args:
+        rows: Scans of left-out patients.
+        phantoms: Folder with the score tables of `scoring_phantoms.py`, which come first.
+    """
+    predicted: list[Mapping[str, object]] = []
+    reference: list[Mapping[str, object]] = []
+    if phantoms is not None:
+        for table, ending in ((predicted, "predicted"), (reference, "reference")):
+            path = phantoms / f"scoring_phantoms_{ending}.csv"
+            with path.open(newline="", encoding="utf-8") as stream:
+                columns = ("scan_id", "kind", "agatston")
+                for row in csv.DictReader(stream):
+                    table.append({name: row[name] for name in columns if name in row})
+    predicted += [
+        {"scan_id": row["scan"], "kind": row["kind"], "agatston": row["score"]} for row in rows
+    ]
+    reference += [{"scan_id": row["scan"], "agatston": row["truth"]} for row in rows]
+    return predicted, reference
 
 
 def by_patient(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:

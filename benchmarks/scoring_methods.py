@@ -114,11 +114,16 @@ def write_score_tables(name: str, rows: Sequence[Mapping[str, object]], out: Pat
         for row in first
     ]
     reference = [{"scan_id": row["case"], "agatston": row["truth"]} for row in first]
-    for ending, table in (("predicted", predicted), ("reference", reference)):
-        with (out / f"{name}_{ending}.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(table[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
+    write_table(out / f"{name}_predicted.csv", predicted)
+    write_table(out / f"{name}_reference.csv", reference)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows, at least one, as CSV; the first one names the columns."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def scorers_of(model: Model, methods: Sequence[str]) -> dict[str, Scorer]:

@@ -30,9 +30,23 @@ def test_scans_as_they_are_have_a_table_of_their_own(tmp_path, monkeypatch, caps
     (tmp_path / "fold" / "additive").mkdir(parents=True)
     (tmp_path / "fold" / "additive" / "held_out.csv").write_text("\n".join(lines) + "\n")
     out = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "fold"), "--out", str(out)])
+    (tmp_path / "scoring_phantoms_predicted.csv").write_text(
+        "scan_id,kind,agatston,agatston_low,agatston_high\np1,cardiac,7.5,1,9\n"
+    )
+    (tmp_path / "scoring_phantoms_reference.csv").write_text("scan_id,agatston\np1,8.5\n")
+    command = ["x", str(tmp_path / "fold"), "--out", str(out), "--phantoms", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
     main()
     assert "ann-unchanged" not in (out / "scoring_left_out_scans.csv").read_text()
     own = (out / "scoring_left_out_unchanged.csv").read_text().splitlines()
     assert own[1:] == ["ann-unchanged,ann,chest,0.0,12.5,0.0"]
     assert "12.5" in capsys.readouterr().out
+    predicted, reference = (
+        (out / f"calibration_{name}.csv").read_text().splitlines()
+        for name in ("predicted", "reference")
+    )
+    assert predicted[:2] == ["scan_id,kind,agatston", "p1,cardiac,7.5"]
+    assert reference[:2] == ["scan_id,agatston", "p1,8.5"]
+    scans = ["p1", "a0", "a1", "a2"]
+    assert [row.split(",")[0] for row in predicted[1:]] == scans
+    assert [row.split(",")[0] for row in reference[1:]] == scans
