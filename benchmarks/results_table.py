@@ -25,14 +25,18 @@ def write_results(
         notes: Sentences below the table.
     """
     out.mkdir(parents=True, exist_ok=True)
-    columns = list(rows[0])
-    with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / f"{name}.csv", rows)
     text = markdown_table(table or rows) + "".join(f"\n{note}\n" for note in notes)
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     return text
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows, at least one, as CSV; the first one names the columns."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.results_table import write_results
-from benchmarks.scoring_methods import agreement_of, write_table
+from benchmarks.results_table import write_csv, write_results
+from benchmarks.scoring_methods import agreement_of
 from pipelines.scoring_scans import UNCHANGED
 
 HELD_OUT = "*/held_out.csv"
@@ -46,8 +46,8 @@ def main() -> None:
     write_results("scoring_left_out_scans", simulated, options.out)
     print(write_results("scoring_left_out", by_patient(simulated), options.out))
     predicted, reference = calibration_tables(simulated, options.phantoms)
-    write_table(options.out / "calibration_predicted.csv", predicted)
-    write_table(options.out / "calibration_reference.csv", reference)
+    write_csv(options.out / "calibration_predicted.csv", predicted)
+    write_csv(options.out / "calibration_reference.csv", reference)
     if own:
         print(write_results("scoring_left_out_unchanged", own, options.out))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from benchmarks.results_table import write_results
+from benchmarks.results_table import write_csv, write_results
 from calcium.agreement import (
     confusion_matrix,
     intraclass_correlations,
@@ -114,16 +113,8 @@ def write_score_tables(name: str, rows: Sequence[Mapping[str, object]], out: Pat
         for row in first
     ]
     reference = [{"scan_id": row["case"], "agatston": row["truth"]} for row in first]
-    write_table(out / f"{name}_predicted.csv", predicted)
-    write_table(out / f"{name}_reference.csv", reference)
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows, at least one, as CSV; the first one names the columns."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / f"{name}_predicted.csv", predicted)
+    write_csv(out / f"{name}_reference.csv", reference)
 
 
 def scorers_of(model: Model, methods: Sequence[str]) -> dict[str, Scorer]:
