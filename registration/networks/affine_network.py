@@ -9,7 +9,10 @@ import keras
 from keras import ops
 
 from registration.layers.affine_from_parameters import AffineFromParameters
+from registration.layers.affine_from_votes import AffineFromVotes
 from registration.layers.spatial_moments import SpatialMoments
+
+HEADS = ("flatten", "average", "moments", "votes")
 
 
 @keras.saving.register_keras_serializable(package="registration")
@@ -25,14 +28,17 @@ class AffineNetwork(keras.Model):
     be constant too, and the twin may be dropped: the network then sees the moving image
     alone. Global average pooling admits any image size but forgets where things are, which
     for one branch is fatal; flattening needs a fixed size and remembers; moments do both.
+    With votes, the fully connected layers act on every cell of the feature map alike and end
+    in its displacement and weight, to which the transform is fitted (`AffineFromVotes`).
 
     Args:
         filters: Kernels of each 3 x 3 (x 3) convolution; a pooling follows all but the last.
         dense_units: Units of the fully connected layers.
         twin: Whether a fixed image is given beside the moving one.
-        head: `"flatten"`, `"average"` or `"moments"`, what turns feature maps into a vector.
+        head: `"flatten"`, `"average"` or `"moments"`, what turns feature maps into a vector;
+            or `"votes"`, which leaves them.
         center_mm: Center of the transforms, mm; its length sets the dimension.
-        bounds: Further arguments of `AffineFromParameters`, by name.
+        bounds: Further arguments of `AffineFromParameters`, or of `AffineFromVotes`, by name.
         normalized: Whether images, pooled features and what the head gives are normalized by batch.
         **kwargs: Passed to `keras.Model`.
 
@@ -65,8 +71,8 @@ class AffineNetwork(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if head not in ("flatten", "average", "moments"):
-            raise ValueError(f'head must be "flatten", "average" or "moments". Received: {head}')
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {HEADS}. Received: {head}")
         self.filters = tuple(int(n) for n in filters)
         self.dense_units = tuple(int(n) for n in dense_units)
         self.twin = bool(twin)
@@ -74,7 +80,8 @@ class AffineNetwork(keras.Model):
         self.center_mm = tuple(float(v) for v in center_mm)
         self.bounds = dict(bounds or {})
         self.normalized = bool(normalized)
-        self.transform = AffineFromParameters(self.center_mm, name="transform", **self.bounds)
+        kind = AffineFromVotes if head == "votes" else AffineFromParameters
+        self.transform = kind(self.center_mm, name="transform", **self.bounds)
         self.encoder_layers = self._encoder_layers(len(self.center_mm))
         self.regressor_layers = [
             *(
@@ -109,7 +116,8 @@ class AffineNetwork(keras.Model):
                 convolution(kernels, 3, padding="same", activation="elu", dtype=self.dtype_policy)
             )
         heads = {"flatten": library.Flatten, "average": average, "moments": SpatialMoments}
-        layers.append(heads[self.head](dtype="float32"))
+        if self.head in heads:
+            layers.append(heads[self.head](dtype="float32"))
         if self.normalized:
             layers.append(self._normalization())
         return layers
@@ -126,6 +134,8 @@ class AffineNetwork(keras.Model):
             features = self._encode(inputs, training)
         for layer in self.regressor_layers:
             features = layer(features)
+        if self.head == "votes":
+            return self.transform(features, inputs[0] if self.twin else inputs)
         return self.transform(features)
 
     def _encode(self, images: Any, training: bool | None) -> Any:
@@ -138,9 +148,10 @@ class AffineNetwork(keras.Model):
 
     def build(self, input_shape: Any) -> None:
         shapes = [tuple(shape) for shape in input_shape] if self.twin else [tuple(input_shape)]
-        width = sum(self._build_chain(self.encoder_layers, shape)[-1] for shape in shapes)
-        self._build_chain(self.regressor_layers, (None, width))
-        self.transform.build((None, self.transform.parameter_count))
+        encoded = [self._build_chain(self.encoder_layers, shape) for shape in shapes]
+        width = sum(shape[-1] for shape in encoded)
+        found = self._build_chain(self.regressor_layers, (*encoded[0][:-1], width))
+        self.transform.build(found)
         self.built = True
 
     @staticmethod

@@ -13,7 +13,7 @@ from registration.layers.affine_field import AffineField
 from registration.networks.affine_network import AffineNetwork
 
 Fusion = Literal["twin", "pair"]
-Pooling = Literal["average", "moments"]
+Pooling = Literal["average", "moments", "votes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,14 @@ class AffineConfig:
 
     Args:
         dimension: Number of image axes, 2 or 3.
-        kernels: Kernels per convolution.
+        kernels: Kernels per convolution: one number for all, or one each, one more than poolings.
         poolings: Poolings by 2 between convolutions.
         dense_units: Units of the fully connected layers.
         fusion: `"twin"`, as published, encodes both images alike and compares what is left
             of them; `"pair"` gives the encoder both as channels.
-        head: `"average"`, as published, or `"moments"`, which remembers positions.
+        head: `"average"`, as published, `"moments"`, which remembers positions, or `"votes"`:
+            every cell of the feature map says where it belongs, and the transform is fitted to
+            all of them. The bounds below are not asked of a fit.
         translation_mm: Translation per unit of the network's output, mm (voxels, if the
             registration works in voxels).
         max_rotation_rad: Bound of each rotation, radians.
@@ -37,7 +39,7 @@ class AffineConfig:
     """
 
     dimension: int = 3
-    kernels: int = 32
+    kernels: int | tuple[int, ...] = 32
     poolings: int = 3
     dense_units: tuple[int, ...] = (64,)
     fusion: Fusion = "twin"
@@ -51,7 +53,7 @@ class AffineConfig:
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, ...]] = {
             "fusion": ("twin", "pair"),
-            "head": ("average", "moments"),
+            "head": ("average", "moments", "votes"),
             "dimension": (2, 3),
             "normalization": ("batch", None),
         }
@@ -63,6 +65,20 @@ class AffineConfig:
         if self.max_scale <= 1.0:
             raise ValueError(f"max_scale must be above 1. Received: {self.max_scale}")
         object.__setattr__(self, "dense_units", tuple(int(n) for n in self.dense_units))
+        if not isinstance(self.kernels, int):
+            object.__setattr__(self, "kernels", tuple(int(n) for n in self.kernels))
+            if len(self.filters) != self.poolings + 1:
+                raise ValueError(
+                    f"kernels needs {self.poolings + 1} numbers, one more than poolings. "
+                    f"Received: {self.kernels}"
+                )
+
+    @property
+    def filters(self) -> tuple[int, ...]:
+        """Kernels of every convolution."""
+        if isinstance(self.kernels, int):
+            return (self.kernels,) * (self.poolings + 1)
+        return self.kernels
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -88,17 +104,12 @@ def affine_stage(config: AffineConfig, *, spacing: tuple[float, ...]) -> keras.M
     fixed = keras.Input((*shape, 1), name="fixed")
     moving = keras.Input((*shape, 1), name="moving")
     network = AffineNetwork(
-        (config.kernels,) * (config.poolings + 1),
+        config.filters,
         config.dense_units,
         twin=config.fusion == "twin",
         head=config.head,
         center_mm=(0.0,) * config.dimension,
-        bounds={
-            "translation_mm": config.translation_mm,
-            "max_rotation_rad": config.max_rotation_rad,
-            "max_log_scale": math.log(config.max_scale),
-            "max_shear": config.max_shear,
-        },
+        bounds=_bounds(config, spacing),
         normalized=config.normalization == "batch",
         name="air",
     )
@@ -107,3 +118,19 @@ def affine_stage(config: AffineConfig, *, spacing: tuple[float, ...]) -> keras.M
     field = AffineField(spacing, name="affine_field")(matrix, fixed)
     outputs = {"matrix": matrix, "displacement_field": field}
     return keras.Model([fixed, moving], outputs, name="affine_stage")
+
+
+def _bounds(config: AffineConfig, spacing: tuple[float, ...]) -> dict[str, Any]:
+    """Arguments of the layer that makes the matrix."""
+    if config.head == "votes":
+        return {
+            "spacing": spacing,
+            "cell_vox": 2**config.poolings,
+            "translation_mm": config.translation_mm,
+        }
+    return {
+        "translation_mm": config.translation_mm,
+        "max_rotation_rad": config.max_rotation_rad,
+        "max_log_scale": math.log(config.max_scale),
+        "max_shear": config.max_shear,
+    }

@@ -36,10 +36,10 @@ def textured(grid, seed) -> sitk.Image:
     return grid.to_image((1000.0 * gaussian_filter(noise, 1.5)).astype(np.float32))
 
 
-def registration(dimension, **changes):
+def registration(dimension, *, head="moments", **changes):
     """Air and two deformable stages whose outputs are not the identity, though untrained."""
     deformable = DeformableConfig(SMALL[dimension], kernels=4, hidden_layers=1)
-    air = AffineConfig(dimension, kernels=4, poolings=2, dense_units=(4,))
+    air = AffineConfig(dimension, kernels=(3, 4, 5), poolings=2, dense_units=(4,), head=head)
     config = RegistrationConfig(**{"stages": (air, deformable, deformable), **changes})
     keras.utils.set_random_seed(3)
     network = build_registration(config)
@@ -51,9 +51,11 @@ def registration(dimension, **changes):
     return network, config
 
 
+@pytest.mark.parametrize("head", ["moments", "votes"])
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_transforms_after_every_stage_are_the_networks_fields(dimension):
-    network, config = registration(dimension)
+def test_transforms_after_every_stage_are_the_networks_fields(dimension, head):
+    network, config = registration(dimension, head=head)
+    assert RegistrationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     grid = GRIDS[dimension]
     fixed, moving = textured(grid, 0), textured(grid, 1)
     result = NetworkRegistrar(network, config).register(fixed, moving)
@@ -159,6 +161,8 @@ def test_unusable_configs_are_named():
         RegistrationConfig((AffineConfig(2),), spacing_mm=(1.0, 0.0))
     with pytest.raises(ValueError, match="fusion must be one of"):
         AffineConfig(2, fusion="late")
+    with pytest.raises(ValueError, match="kernels needs 3 numbers"):
+        AffineConfig(2, kernels=(4, 8), poolings=2)
 
 
 def test_folder_gives_the_same_transform_and_knows_its_weights(tmp_path):
