@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from atlas.averaging import resampled
+from atlas.dense_deformation import dense_transform
 from atlas.member import Member, read_member
 from atlas.registration_methods import ComparedMean, compared_mean, tones
 from atlas.settings import AtlasSettings, Stage
@@ -80,7 +81,8 @@ def register_by_network(
     folder: Path, mean: ComparedMean, member: Member, before: SubjectTransform
 ) -> Warp:
     """B-spline of a stage in one pass of a trained network."""
-    values, _ = resampled(member, before.to_transform(), mean.grid, counted=True)
+    pull_back = dense_transform(before, mean.grid)
+    values, _ = resampled(member, pull_back, mean.grid, counted=True)
     found = _registrar(folder).register(
         mean.grid.to_image(mean.values), mean.grid.to_image(tones(values, mean.modality))
     )
@@ -114,7 +116,7 @@ def _pairs(
     images = [written("mean", mean.values * mean.weight, mean.weight)]
     for name, path, transform in members:
         values, inside = resampled(
-            read_member(path), transform.to_transform(), mean.grid, counted=True
+            read_member(path), dense_transform(transform, mean.grid), mean.grid, counted=True
         )
         images.append(written(f"member-{name}", tones(values, mean.modality), inside))
     return Cohort(tuple(images), tuple((0, number) for number in range(1, len(images))))

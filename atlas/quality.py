@@ -19,9 +19,9 @@ from atlas.settings import AtlasSettings
 from atlas.subject_transform import Matrix
 from registration.geometry import Ellipsoid
 
-LEAST_SPREAD = 0.02
-"""Floor of the robust standard deviation of similarities: in a cohort of near copies, small
-differences are no reason to leave anybody out."""
+LEAST_SPREAD = 0.04
+"""Floor of the robust standard deviation of similarities: where many are near copies of each
+other, patients who are not (correlations of 0.8 among 0.94) still belong to the cohort."""
 
 LEAST_SIMILARITY = 0.2
 """Correlation with the mean below which nothing was found, whatever the cohort is like."""
@@ -37,6 +37,10 @@ MOST_ROTATION_DEG = 60.0
 
 MOST_FOLDING = 0.02
 """Share of voxels that may be folded over."""
+
+LEAST_ALIKE = 4
+"""Tight or wide scans of a mixed cohort that say by themselves what is usual among them: a tight
+scan shows nothing that is far from the heart, and correlates otherwise."""
 
 COMPARED_SHARE = 0.9
 """Share of the members that must cover a voxel for it to count in their mean correlation."""
@@ -67,14 +71,11 @@ def doubtful(
         judged: Those whose similarities say what is usual.
         settings: The threshold.
     """
-    usual = [float(found[name][1]["similarity"]) for name in judged]
-    usual = [value for value in usual if value > LEAST_SIMILARITY]
-    median = float(np.median(usual)) if usual else 0.0
-    spread = 1.4826 * float(np.median(np.abs(np.array(usual) - median))) if usual else 0.0
-    spread = max(spread, LEAST_SPREAD)
+    usual = {kind: _usual(found, judged, kind) for kind in (True, False, None)}
     doubts = []
     for name, (matrix, facts) in found.items():
         reason = _absurdity(matrix, facts)
+        median, spread = usual[facts.get("wide")]
         z = (float(facts["similarity"]) - median) / spread
         if reason is None and z < -settings.outlier_z:
             reason = (
@@ -84,6 +85,21 @@ def doubtful(
         if reason is not None:
             doubts.append(Doubt(name, reason))
     return tuple(doubts)
+
+
+def _usual(
+    found: Mapping[str, tuple[Matrix, Mapping[str, Any]]], judged: Sequence[str], wide: bool | None
+) -> tuple[float, float]:
+    """Median and robust spread of the similarities of a kind; of all, if it has few members."""
+    alike = [name for name in judged if found[name][1].get("wide") == wide]
+    names = alike if len(alike) >= LEAST_ALIKE else judged
+    values = [float(found[name][1]["similarity"]) for name in names]
+    values = [value for value in values if value > LEAST_SIMILARITY]
+    if not values:
+        return 0.0, LEAST_SPREAD
+    median = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(np.array(values) - median)))
+    return median, max(spread, LEAST_SPREAD)
 
 
 def _absurdity(matrix: Matrix, facts: Mapping[str, Any]) -> str | None:

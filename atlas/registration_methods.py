@@ -8,7 +8,7 @@ result is the same kind of transform and is judged by the same measure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from atlas.atlas_mean import AtlasMean, read_mean
 from atlas.averaging import resampled
+from atlas.dense_deformation import dense_transform
 from atlas.member import FULL_SCALE, Member, Modality, unit_factor
 from atlas.settings import Stage
 from atlas.subject_transform import Matrix, SubjectTransform, Warp
@@ -82,6 +83,13 @@ class Regions:
             return self.tight
         return self.whole
 
+    def judged(self, stage: Stage) -> Ellipsoid | None:
+        """Region in which a result is judged; `None` is wherever the mean can be trusted.
+
+        A stage that looks at the heart alone says nothing about the rest of a chest.
+        """
+        return self.tight if stage.focused else None
+
 
 def registration_grid(grid: ImageGrid, shrink: int = 1) -> ImageGrid:
     """The lattice of the atlas, coarser where it has more than `REGISTRATION_VOXELS`.
@@ -131,6 +139,16 @@ def compared_mean(path: Path, shrink: int = 1) -> ComparedMean:
     weight = on_grid(mean.valid_image(), grid) > 0.5
     values = tones(on_grid(mean.image(), grid), mean.modality)
     return ComparedMean(values, weight.astype(np.float32), grid, mean.modality)
+
+
+@lru_cache(maxsize=2)
+def judged_mean(path: Path, region: Ellipsoid | None) -> ComparedMean:
+    """The mean of a file where a result is judged by it."""
+    mean = compared_mean(path)
+    if region is None:
+        return mean
+    within = region.contains(mean.grid.voxel_points()).astype(np.float32)
+    return replace(mean, weight=mean.weight * within)
 
 
 @lru_cache(maxsize=4)
@@ -246,7 +264,8 @@ def register_by_gradient(
     """
     spacing = (stage.control_point_spacing_vox / stage.shrink,) * 3
     shape = mean.grid.shape
-    values, inside = resampled(member, before.to_transform(), mean.grid, counted=True)
+    pull_back = dense_transform(before, mean.grid)
+    values, inside = resampled(member, pull_back, mean.grid, counted=True)
     moving = tones(values, mean.modality)
     lattice = tuple(int(np.ceil(n / s)) for n, s in zip(shape, spacing, strict=True))
     points = np.zeros((*lattice, 3))
@@ -254,7 +273,8 @@ def register_by_gradient(
         points = bspline_control_points(start.to_transform(), mean.grid).control_points
     rate = LEARNING_RATE_VOX if start is None else WARM_RATE_VOX
     weight = bending_weight * spacing[0] ** 2
-    refiner = _control_point_refiner(spacing, stage.steps, rate, weight)
+    steps = stage.steps if start is None else stage.warm_steps or stage.steps
+    refiner = _control_point_refiner(spacing, steps, rate, weight)
 
     def batched(array: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(array, dtype=np.float32)[None, ..., None]
@@ -300,7 +320,8 @@ def register_by_elastix(
     """
     from registration.baselines import ElastixRegistrar, ElastixStage
 
-    values, inside = resampled(member, before.to_transform(), mean.grid, counted=True)
+    pull_back = dense_transform(before, mean.grid)
+    values, inside = resampled(member, pull_back, mean.grid, counted=True)
     distance_mm = stage.control_point_spacing_vox / stage.shrink * mean.grid.spacing[0]
     registrar = ElastixRegistrar(
         [

@@ -26,6 +26,7 @@ class Stage:
         control_point_spacing_vox: Distance of control points, voxels of the registration
             grid; deformable stages only.
         steps: Optimizer steps per subject and round; deformable stages only.
+        warm_steps: The same in rounds that begin with the last round's result; `steps` if 0.
         shrink: Voxels of the registration grid per voxel at which images are compared: what
             moves coarsely is seen well enough coarsely, eight times faster.
         focused: Compare only what the tight scans of a mixed cohort show.
@@ -35,6 +36,7 @@ class Stage:
     rounds: int
     control_point_spacing_vox: float = 0.0
     steps: int = 0
+    warm_steps: int = 0
     shrink: int = 1
     focused: bool = False
 
@@ -56,9 +58,9 @@ class Stage:
 
 
 _DEFORMABLE = (
-    Stage("deformable", 3, control_point_spacing_vox=16.0, steps=40, shrink=2),
-    Stage("deformable", 3, control_point_spacing_vox=8.0, steps=40, shrink=2),
-    Stage("deformable", 4, control_point_spacing_vox=4.0, steps=40),
+    Stage("deformable", 2, control_point_spacing_vox=16.0, steps=30, warm_steps=15, shrink=2),
+    Stage("deformable", 2, control_point_spacing_vox=8.0, steps=30, warm_steps=15, shrink=2),
+    Stage("deformable", 3, control_point_spacing_vox=4.0, steps=40, warm_steps=15),
 )
 
 DEFAULT_STAGES = (Stage("rigid", 1), Stage("affine", 3), *_DEFORMABLE)
@@ -67,7 +69,7 @@ DEFAULT_STAGES = (Stage("rigid", 1), Stage("affine", 3), *_DEFORMABLE)
 CT_STAGES = (
     Stage("rigid", 1),
     Stage("affine", 2),
-    Stage("affine", 2, focused=True),
+    Stage("affine", 5, focused=True),
     *_DEFORMABLE,
 )
 """The same for CT: where tight cardiac scans are among chests, affine maps end on the heart."""

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from atlas.atlas_mean import PLANES, middle_planes
 from atlas.averaging import UNCOVERED, move_member, write_moved
+from atlas.dense_deformation import deformation_field_vox, dense_transform, warp_field_vox
 from atlas.member import Member, read_member
 from atlas.network_method import register_by_network, train_network
 from atlas.registration_methods import (
     Regions,
     compared_mean,
+    judged_mean,
     register_affine,
     register_by_elastix,
     register_by_gradient,
@@ -41,7 +43,6 @@ from registration.metrics import folding_fraction, jacobian_determinant
 from registration.transforms import write_transform
 from registration.transforms_dense import (
     displacement_field_transform,
-    displacement_field_vox,
     inverse_transform,
 )
 
@@ -146,17 +147,18 @@ def register(task: RegisterTask) -> None:
         write_subject_transform(failed_transform(before, reason, task.stage_number), task.out)
         return
     member = read_member(task.member)
-    mean = compared_mean(task.mean)
-    ncc, covered = similarity(mean, member, found.to_transform())
+    mean = judged_mean(task.mean, task.regions.judged(task.stage))
+    ncc, covered = similarity(mean, member, dense_transform(found, mean.grid))
     folding = 0.0
     if found.warps:
-        field = displacement_field_vox(found.warps[-1].to_transform(), mean.grid)
+        field = warp_field_vox(found.warps[-1], mean.grid)
         folding = folding_fraction(jacobian_determinant(field, spacing=(1.0, 1.0, 1.0)))
     facts = {
         "similarity": ncc,
         "covered": covered,
         "folding": folding,
         "stage": task.stage_number,
+        "wide": member.volume.wide,
     }
     write_subject_transform(SubjectTransform(found.matrix, found.warps, facts), task.out)
 
@@ -203,7 +205,7 @@ def move(task: MoveTask) -> None:
     """Write a subject's values on the lattice of the atlas."""
     if task.out.exists():
         return
-    transform = read_subject_transform(task.transform).to_transform()
+    transform = dense_transform(read_subject_transform(task.transform), task.grid)
     write_moved(move_member(read_member(task.member), transform, task.grid), task.out)
 
 
@@ -213,18 +215,17 @@ def finish(task: FinishTask) -> None:
         return
     found = read_subject_transform(task.transform)
     member = read_member(task.member)
-    transform = found.to_transform()
     name = task.subject_id
     with placing(task.out / "transforms" / f"{name}.tfm") as part:
-        write_transform(transform, part)
+        write_transform(found.to_transform(), part)
     coarse = registration_grid(task.grid)
-    deformation = displacement_field_vox(found.deformation(), coarse)
+    deformation = deformation_field_vox(found, coarse)
     error_mm = _write_inverse(
         found, deformation, coarse, task.out / "transforms" / f"{name}.inverse.h5"
     )
     field = deformation
     if coarse != task.grid:
-        field = displacement_field_vox(found.deformation(), task.grid)
+        field = deformation_field_vox(found, task.grid)
     # the determinant of a product: the affine map and the warps
     determinant = float(np.linalg.det(found.matrix[:3, :3])) * jacobian_determinant(
         field, spacing=(1.0, 1.0, 1.0)
@@ -234,7 +235,7 @@ def finish(task: FinishTask) -> None:
         task.grid.to_image(logarithm), task.out / "jacobians" / f"{name}.log-jacobian.nii.gz"
     )
     if task.label is not None:
-        _write_label(task, transform)
+        _write_label(task, dense_transform(found, task.grid))
     # the grids have the axes of space, so voxels times spacing are mm
     shifts_mm = (deformation[..., ::-1] * np.array(coarse.spacing)).astype(np.float32)
     with placing(task.displacement) as part, part.open("wb") as stream:
@@ -264,7 +265,7 @@ def _registered(task: RegisterTask, before: SubjectTransform) -> SubjectTransfor
         warp = register_by_elastix(mean, member, frozen, stage, weight)
     elif task.settings.method == "network" and task.network is not None:
         start = register_by_network(task.network, mean, member, frozen)
-        polish = replace(stage, steps=round(NETWORK_POLISH * stage.steps))
+        polish = replace(stage, warm_steps=round(NETWORK_POLISH * stage.steps))
         warp = register_by_gradient(mean, member, frozen, start, polish, bending_weight=weight)
     else:
         warp = register_by_gradient(mean, member, frozen, start, stage, bending_weight=weight)
@@ -314,7 +315,7 @@ def _write_view(
     logarithm: NDArray[np.float32],
 ) -> None:
     """Three middle planes of the moved subject, and of how it was deformed."""
-    moved = move_member(member, found.to_transform(), task.grid)
+    moved = move_member(member, dense_transform(found, task.grid), task.grid)
     shown = np.where(moved == UNCOVERED, np.float32(np.nan), moved).astype(np.float32)
     planes: dict[str, Any] = dict(middle_planes(shown))
     planes |= {f"{name}_jacobian": plane for name, plane in middle_planes(logarithm).items()}

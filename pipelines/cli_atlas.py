@@ -104,7 +104,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
-    help="Most rounds of every affine and deformable stage.  [default: 3, the last one 4]",
+    help="Most rounds of every affine and deformable stage.  [default: 2 to 5, by stage]",
 )
 @click.option(
     "--tolerance",

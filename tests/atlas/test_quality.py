@@ -73,6 +73,25 @@ def test_the_odd_one_out_is_named_with_its_reason():
     assert "0.60, where 0.91 is usual" in doubt.reason
 
 
+def test_patients_among_near_copies_stay_in():
+    found = {f"copy{n}": (np.eye(4), facts(0.94 + 0.001 * n)) for n in range(8)}
+    found |= {"patient": (np.eye(4), facts(0.77)), "legs": (np.eye(4), facts(0.5))}
+    assert [doubt.subject_id for doubt in doubtful(found, list(found), SETTINGS)] == ["legs"]
+
+
+def test_tight_and_wide_scans_are_judged_among_their_own_kind():
+    found = {f"wide{n}": (np.eye(4), facts(0.92 + 0.001 * n, wide=True)) for n in range(8)}
+    found |= {f"tight{n}": (np.eye(4), facts(0.65 + 0.01 * n, wide=False)) for n in range(5)}
+    assert not doubtful(found, list(found), SETTINGS)
+    found["chest"] = np.eye(4), facts(0.66, wide=True)
+    (doubt,) = doubtful(found, list(found), SETTINGS)
+    assert doubt.subject_id == "chest"
+    # two of a kind do not say what is usual
+    few = {name: found[name] for name in found if name not in ("tight2", "tight3", "tight4")}
+    out = {doubt.subject_id for doubt in doubtful(few, list(few), SETTINGS)}
+    assert out == {"chest", "tight0", "tight1"}
+
+
 @pytest.mark.parametrize(
     ("matrix", "changes", "reason"),
     [
