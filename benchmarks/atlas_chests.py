@@ -27,10 +27,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from results_table import write_csv, write_results
-
 from atlas.subject_transform import SubjectTransform, read_subject_transform
 from atlas.work_folder import WORK_NAME, WorkFolder
+from benchmarks.results_table import write_csv, write_results
 
 if TYPE_CHECKING:
     from pipelines.atlas_record import AtlasSummary

@@ -29,8 +29,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmark_options import options_parser, parse_options
-from results_table import write_results
+from benchmarks.benchmark_options import options_parser, parse_options
+from benchmarks.results_table import write_results
 
 METHODS = ("kill", "workers", "memory")
 
