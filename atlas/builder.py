@@ -21,6 +21,7 @@ from atlas.quality import (
     doubtful,
     mean_pairwise_correlation,
     sharpness,
+    with_unplaced,
 )
 from atlas.registration_methods import Regions
 from atlas.settings import AtlasSettings, Stage
@@ -208,6 +209,8 @@ class AtlasBuilder:
         self._register(number, stage_number, stage, regions)
         found = self._found(number)
         doubts = doubtful(found, self.training, self.settings)
+        if stage.kind == "deformable":
+            doubts = with_unplaced(doubts, records, self.settings.stages)
         averaged = _without(self.training, doubts)
         if len(averaged) < 2:
             told = "; ".join(f"{doubt.subject_id}: {doubt.reason}" for doubt in doubts)

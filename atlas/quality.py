@@ -15,7 +15,7 @@ from atlas.atlas_mean import AtlasMean, least_coverage
 from atlas.averaging import UNCOVERED
 from atlas.member import Modality
 from atlas.registration_methods import tones
-from atlas.settings import AtlasSettings
+from atlas.settings import AtlasSettings, Stage
 from atlas.subject_transform import Matrix
 from registration.geometry import Ellipsoid
 
@@ -85,6 +85,29 @@ def doubtful(
         if reason is not None:
             doubts.append(Doubt(name, reason))
     return tuple(doubts)
+
+
+def with_unplaced(
+    doubts: Sequence[Doubt], records: Sequence[Mapping[str, Any]], stages: Sequence[Stage]
+) -> tuple[Doubt, ...]:
+    """Doubts of a deformable round, and those that the last affine one ended with.
+
+    A deformation can make anything resemble the mean, a chest upside down as well; it is no
+    proof that the affine map below it was right.
+
+    Args:
+        doubts: Of the round.
+        records: Of all rounds before.
+        stages: Of the build; the records give their numbers.
+    """
+    placing = [
+        record
+        for record in records
+        if record["stage_number"] >= 0 and stages[record["stage_number"]].kind != "deformable"
+    ]
+    named = {doubt.subject_id for doubt in doubts}
+    kept = [Doubt(**doubt) for doubt in placing[-1]["left_out"]] if placing else []
+    return (*doubts, *(doubt for doubt in kept if doubt.subject_id not in named))
 
 
 def _usual(

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -5,13 +7,15 @@ from scipy.ndimage import gaussian_filter
 from atlas.atlas_mean import AtlasMean
 from atlas.averaging import UNCOVERED, write_moved
 from atlas.quality import (
+    Doubt,
     doubtful,
     mean_pairwise_correlation,
     principal_rotation,
     rotation_deg,
     sharpness,
+    with_unplaced,
 )
-from atlas.settings import AtlasSettings
+from atlas.settings import AtlasSettings, Stage
 from registration.geometry import ImageGrid
 
 GRID = ImageGrid((16, 14, 12), (2.0, 2.0, 2.0), (-9.0, 4.0, 7.0))
@@ -90,6 +94,21 @@ def test_tight_and_wide_scans_are_judged_among_their_own_kind():
     few = {name: found[name] for name in found if name not in ("tight2", "tight3", "tight4")}
     out = {doubt.subject_id for doubt in doubtful(few, list(few), SETTINGS)}
     assert out == {"chest", "tight0", "tight1"}
+
+
+def test_who_found_no_affine_place_is_not_bent_into_one():
+    upside_down = Doubt("turned", "it is not like the others: correlation 0.50")
+    odd = Doubt("odd", "its deformation folds over in 5.0 % of the voxels")
+    affine = [{"stage_number": 1, "left_out": [{"subject_id": "turned", "reason": "lately"}]}]
+    affine += [{"stage_number": 1, "left_out": [asdict(upside_down)]}]
+    deformable = [{"stage_number": 2, "left_out": [asdict(Doubt("first", "is well now"))]}]
+    stages = (Stage("rigid", 1), Stage("affine", 2), Stage("deformable", 2, 8.0, steps=10))
+    found = with_unplaced((odd,), [*affine, *deformable], stages)
+    assert found == (odd, upside_down)
+    again = Doubt("turned", "it hardly overlaps with the others")
+    assert with_unplaced((again,), affine, stages) == (again,)
+    # nobody can be placed later than in a stage that places
+    assert with_unplaced((odd,), [{"stage_number": -1, "left_out": []}], stages) == (odd,)
 
 
 @pytest.mark.parametrize(
