@@ -79,11 +79,12 @@ def deformation_field_vox(found: SubjectTransform, grid: ImageGrid) -> NDArray[n
 
 
 def dense_transform(found: SubjectTransform, grid: ImageGrid) -> sitk.Transform:
-    """A subject's pull-back for resampling on a grid, the warps as one dense field.
+    """A subject's pull-back with the warps as one dense field on a grid, which resamples fast.
 
     Args:
         found: The subject's transform.
-        grid: Where it will be evaluated, and nowhere else.
+        grid: What it is meant for: this grid or a finer one of the same extent. It moves nothing
+            outside.
     """
     affine = affine_transform(found.matrix)
     if not found.warps:

@@ -205,7 +205,9 @@ def move(task: MoveTask) -> None:
     """Write a subject's values on the lattice of the atlas."""
     if task.out.exists():
         return
-    transform = dense_transform(read_subject_transform(task.transform), task.grid)
+    # warps live on the registration grid; between its voxels their field is straight enough
+    coarse = registration_grid(task.grid)
+    transform = dense_transform(read_subject_transform(task.transform), coarse)
     write_moved(move_member(read_member(task.member), transform, task.grid), task.out)
 
 
@@ -235,7 +237,7 @@ def finish(task: FinishTask) -> None:
         task.grid.to_image(logarithm), task.out / "jacobians" / f"{name}.log-jacobian.nii.gz"
     )
     if task.label is not None:
-        _write_label(task, dense_transform(found, task.grid))
+        _write_label(task, dense_transform(found, coarse))
     # the grids have the axes of space, so voxels times spacing are mm
     shifts_mm = (deformation[..., ::-1] * np.array(coarse.spacing)).astype(np.float32)
     with placing(task.displacement) as part, part.open("wb") as stream:
@@ -315,7 +317,8 @@ def _write_view(
     logarithm: NDArray[np.float32],
 ) -> None:
     """Three middle planes of the moved subject, and of how it was deformed."""
-    moved = move_member(member, dense_transform(found, task.grid), task.grid)
+    transform = dense_transform(found, registration_grid(task.grid))
+    moved = move_member(member, transform, task.grid)
     shown = np.where(moved == UNCOVERED, np.float32(np.nan), moved).astype(np.float32)
     planes: dict[str, Any] = dict(middle_planes(shown))
     planes |= {f"{name}_jacobian": plane for name, plane in middle_planes(logarithm).items()}

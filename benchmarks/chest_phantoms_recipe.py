@@ -25,7 +25,14 @@ OBJECTIVE = Objective("ncc", bending_weight=10.0, folding_weight=1.0)
 
 CONFIG = RegistrationConfig(
     (
-        AffineConfig(dimension=3, kernels=16, poolings=4, fusion="pair", translation_mm=40.0),
+        AffineConfig(
+            3,
+            kernels=(8, 16, 32, 64, 64),
+            poolings=4,
+            fusion="pair",
+            head="votes",
+            translation_mm=40.0,
+        ),
         *DEFORMABLE_STAGES,
     ),
     spacing_mm=WORKING_SPACING_MM,

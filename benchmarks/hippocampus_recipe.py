@@ -27,16 +27,18 @@ DEFORMABLE_STAGES = (
 
 CONFIG = RegistrationConfig(
     (
-        AffineConfig(3, kernels=24, poolings=3, dense_units=(128,), fusion="pair"),
+        AffineConfig(
+            3, kernels=(16, 32, 64, 96), poolings=3, dense_units=(64,), fusion="pair", head="votes"
+        ),
         *DEFORMABLE_STAGES,
     ),
     initialization="centers",
 )
 """Voxels of 1 mm. An affine encoder that sees both images at once comes nearer than twins that
-each see one."""
+each see one, and votes of its cells nearer than one answer for all of them."""
 
 TRAINING = TrainingOptions(
-    steps=(3000, 2400, 1500, 2000),
+    steps=(4000, 2400, 1500, 2000),
     batch_size=4,
     learning_rate=2e-3,
     objective=OBJECTIVE,
