@@ -85,9 +85,10 @@ BETWEEN_PATIENTS: Mapping[str, Any] = {
             {
                 "kind": "affine",
                 "dimension": 3,
-                "kernels": 24,
-                "dense_units": [128],
+                "kernels": [16, 32, 64, 96],
+                "dense_units": [64],
                 "fusion": "pair",
+                "head": "votes",
             },
             _patients_stage(4, [16, 32, 32, 64], convolutions=2),
             _patients_stage(3, [16, 32, 64], convolutions=2),
@@ -96,7 +97,7 @@ BETWEEN_PATIENTS: Mapping[str, Any] = {
         "initialization": "centers",
     },
     "training": {
-        "steps": [3000, 2400, 1500, 2000],
+        "steps": [4000, 2400, 1500, 2000],
         "batch_size": 4,
         "learning_rate": 2e-3,
         "objective": {"bending_weight": 0.15, "folding_weight": 1.0},

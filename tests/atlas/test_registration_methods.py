@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from atlas import registration_methods
+from atlas.member import prepare_member
+from atlas.registration_methods import ComparedMean, Regions, register_by_gradient
+from atlas.settings import Stage
+from atlas.subject_transform import SubjectTransform
+from registration.geometry import Ellipsoid
+from tests.atlas.blob import SPACING_MM, known_maps, subject
+
+HEART = Ellipsoid((10.0, 0.0, 0.0), (30.0, 30.0, 30.0))
+WHOLE = Ellipsoid((0.0, 0.0, 0.0), (90.0, 80.0, 70.0))
+
+
+class Counting:
+    """Stands in for the compiled refiner: leaves the points where they are."""
+
+    def __init__(self, steps, rate):
+        self.steps, self.rate = steps, rate
+
+    def refine(self, fixed, moving, points, **masks):
+        return points
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    found = []
+
+    def refiner(spacing, steps, rate, weight):
+        found.append(Counting(steps, rate))
+        return found[-1]
+
+    monkeypatch.setattr(registration_methods, "_control_point_refiner", refiner)
+    return found
+
+
+def test_rounds_that_go_on_from_the_last_one_take_fewer_and_smaller_steps(asked):
+    member = prepare_member(subject(known_maps()[0]), modality="other", spacing_mm=SPACING_MM)
+    shape = member.grid.shape
+    mean = ComparedMean(
+        np.ones(shape, np.float32), np.ones(shape, np.float32), member.grid, "other"
+    )
+    before = SubjectTransform(np.eye(4))
+    stage = Stage("deformable", 2, control_point_spacing_vox=8.0, steps=30, warm_steps=7)
+    first = register_by_gradient(mean, member, before, None, stage, bending_weight=0.1)
+    register_by_gradient(mean, member, before, first, stage, bending_weight=0.1)
+    same = Stage("deformable", 2, control_point_spacing_vox=8.0, steps=30)
+    register_by_gradient(mean, member, before, first, same, bending_weight=0.1)
+    assert [refiner.steps for refiner in asked] == [30, 7, 30]
+    assert asked[1].rate < asked[0].rate
+
+
+def test_focused_rounds_are_judged_where_they_look():
+    mixed, alike = Regions(WHOLE, HEART), Regions(WHOLE)
+    focused, affine = Stage("affine", 2, focused=True), Stage("affine", 2)
+    assert mixed.judged(focused) == HEART
+    assert mixed.judged(affine) is None
+    assert alike.judged(focused) is None
