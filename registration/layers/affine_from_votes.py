@@ -21,7 +21,7 @@ _FLOOR = 1e-6
 
 @keras.saving.register_keras_serializable(package="registration")
 class AffineFromVotes(GeometricLayer):
-    """The affine transform that fits the displacements of all cells best, by weighted least squares.
+    """The affine transform nearest to the displacements of all cells, by weighted least squares.
 
     A network that gives one displacement per cell of its feature map only has to compare
     what is near; what all of them mean together is solved in closed form. The fit is
@@ -85,7 +85,9 @@ class AffineFromVotes(GeometricLayer):
         cells = voxel_indices(ops.shape(votes)[1:-1])
         offsets = (cells + 0.5) * self.cell_vox - 0.5 - middle
         # indices count along array axes; points are (x, y, z)
-        points = ops.reshape(ops.flip(offsets, axis=-1) * np.float32(self.spacing), (1, -1, d))
+        points = ops.reshape(
+            ops.flip(offsets, axis=-1) * np.array(self.spacing, np.float32), (1, -1, d)
+        )
         count = ops.shape(points)[1]
         flat = ops.reshape(votes, (-1, count, d + 1))
         moves = flat[..., :d] * self.translation_mm

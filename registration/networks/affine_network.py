@@ -66,7 +66,7 @@ class AffineNetwork(keras.Model):
         twin: bool = False,
         head: str = "flatten",
         center_mm: Sequence[float] = (0.0, 0.0, 0.0),
-        bounds: dict[str, float] | None = None,
+        bounds: dict[str, Any] | None = None,
         normalized: bool = False,
         **kwargs: Any,
     ) -> None:

@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 MODULES = (
     "test_affine_from_parameters.py",
+    "test_affine_from_votes.py",
     "test_bending.py",
     "test_layers.py",
     "test_multi_stage.py",
