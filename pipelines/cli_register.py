@@ -98,11 +98,17 @@ def command(
 def _networks(model: Path, refine: int, bending: float, threads: int) -> Registrar:
     import contextlib
 
+    from pipelines.tensorflow_start import prefer_kernels
+    from registration.registration_folder import load_registration, read_registration
+
+    try:
+        prefer_kernels(read_registration(model).get("registration"))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--model") from error
     import tensorflow as tf
 
     from registration.objective import Objective
     from registration.refinement import RefinementOptions
-    from registration.registration_folder import load_registration
 
     # a TensorFlow that has worked in this process already keeps its threads
     with contextlib.suppress(RuntimeError):

@@ -74,9 +74,15 @@ def command(
     column `image` (and `mask`, `group`, `subject`), or `fixed` and `moving`. The training can
     be killed at any moment; the same command goes on, to the same weights.
     """
-    import tensorflow as tf
+    from pipelines.registration_recipe import read_recipe, recipe_values, train_registration
+    from pipelines.tensorflow_start import prefer_kernels
 
-    from pipelines.registration_recipe import read_recipe, train_registration
+    try:
+        values = recipe_values(preset, recipe)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    prefer_kernels(values.get("registration") if isinstance(values, dict) else None)
+    import tensorflow as tf
 
     # a TensorFlow that has worked in this process already keeps its threads
     with contextlib.suppress(RuntimeError):

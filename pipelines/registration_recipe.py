@@ -167,15 +167,24 @@ def read_recipe(preset: str, path: Path | None, **changes: Any) -> RegistrationR
     Raises:
         ValueError: If the file is not JSON or a setting cannot be.
     """
-    values: Mapping[str, Any] = PRESETS[preset]
-    if path is not None:
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"the recipe must be JSON. Received: {path.name}, {error}") from error
-    recipe = RegistrationRecipe.from_dict(values)
+    recipe = RegistrationRecipe.from_dict(recipe_values(preset, path))
     wanted = {name: value for name, value in changes.items() if value is not None}
     return replace(recipe, options=replace(recipe.options, **wanted))
+
+
+def recipe_values(preset: str, path: Path | None) -> Mapping[str, Any]:
+    """Plain values of a preset or of a JSON file, for which no network has to be imported.
+
+    Raises:
+        ValueError: If the file is not JSON.
+    """
+    if path is None:
+        return PRESETS[preset]
+    try:
+        values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the recipe must be JSON. Received: {path.name}, {error}") from error
+    return values
 
 
 def train_registration(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipelines.tensorflow_start import filtered_stderr
+from pipelines.tensorflow_start import filtered_stderr, prefer_kernels
 
 OWN = "I0000 00:00:1795720481.9487 33 port.cc:153] oneDNN custom operations are on.\n"
 
@@ -30,6 +30,32 @@ def test_what_was_said_before_a_failure_is_passed_on(capfd: pytest.CaptureFixtur
     with pytest.raises(ImportError):
         fail()
     assert capfd.readouterr().err == "libcuda.so not found\n"
+
+
+VOLUMES = {"stages": [{"kind": "affine"}, {"kind": "deformable", "downsamplings": [3, 3, 3]}]}
+SLICES = {"stages": [{"kind": "deformable", "downsamplings": [4, 4]}]}
+
+
+@pytest.mark.parametrize(
+    ("registration", "before", "after"),
+    [
+        (VOLUMES, None, "1"),
+        (VOLUMES, "0", "0"),
+        (SLICES, None, None),
+        ({"stages": []}, None, None),
+        ({"stages": [{"kind": "affine", "dimension": 2}]}, None, None),
+        ({"stages": ["affine"]}, None, None),
+        (None, None, None),
+    ],
+)
+def test_networks_of_volumes_get_the_kernels_that_are_fast_for_them(
+    registration, before, after, monkeypatch
+) -> None:
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before)
+    prefer_kernels(registration)
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == after
 
 
 @pytest.mark.parametrize("quiet", [True, False])
