@@ -208,9 +208,7 @@ class AtlasBuilder:
         stage = self.settings.stages[stage_number]
         self._register(number, stage_number, stage, regions)
         found = self._found(number)
-        doubts = doubtful(found, self.training, self.settings)
-        if stage.kind == "deformable":
-            doubts = with_unplaced(doubts, records, self.settings.stages)
+        doubts = self._doubts(found, stage, records)
         averaged = _without(self.training, doubts)
         if len(averaged) < 2:
             told = "; ".join(f"{doubt.subject_id}: {doubt.reason}" for doubt in doubts)
@@ -268,6 +266,18 @@ class AtlasBuilder:
         }
         self.work.write_record(number, record)
         return record
+
+    def _doubts(
+        self,
+        found: Mapping[str, tuple[Matrix, Mapping[str, Any]]],
+        stage: Stage,
+        records: Sequence[Mapping[str, Any]],
+    ) -> tuple[Doubt, ...]:
+        """Who is left out of a round."""
+        doubts = doubtful(found, self.training, self.settings)
+        if stage.kind == "deformable":
+            doubts = with_unplaced(doubts, records, self.settings.stages)
+        return doubts
 
     def _register(self, number: int, stage_number: int, stage: Stage, regions: Regions) -> None:
         """Register whoever is not registered yet; who cannot be keeps the last transform."""
