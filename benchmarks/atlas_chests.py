@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from atlas.subject_transform import SubjectTransform, read_subject_transform
+from atlas.subject_transform import read_subject_transform
 from atlas.work_folder import WORK_NAME, WorkFolder
 from benchmarks.results_table import write_csv, write_results
+from registration.geometry import ImageGrid
+from registration.transforms import fixed_points
 
 if TYPE_CHECKING:
     from pipelines.atlas_record import AtlasSummary
@@ -42,8 +44,6 @@ HEART_LANDMARKS = (
     "lm_ostium", "rca_ostium",
 )  # fmt: skip
 """Landmarks that move with the heart; the others are bones and airways."""
-
-INVERSION_STEPS = 60
 
 Points = NDArray[np.float64]
 
@@ -161,13 +161,13 @@ def known_subjects(phantoms: Sequence[Path]) -> Iterator[KnownSubject]:
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(folder / "truth" / "organs.seg.nrrd"))
         reader.ReadImageInformation()
-        origin, spacing = np.array(reader.GetOrigin()), np.array(reader.GetSpacing())
-        direction = np.reshape(reader.GetDirection(), (3, 3))
-        ends = np.array(reader.GetSize()) - 1
+        grid = ImageGrid(
+            reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
+        )
         seen = {}
         for name, point in truth["landmarks_lps_mm"].items():
-            index = np.linalg.solve(direction, np.array(point) - origin) / spacing
-            if ((index >= 0) & (index <= ends)).all():
+            index = grid.indices([point])[0]
+            if ((index >= 0) & (index <= np.array(grid.size) - 1)).all():
                 seen[name] = np.array(point)
         yield KnownSubject(folder.name, seen)
 
@@ -191,7 +191,7 @@ def stage_rows(work: WorkFolder, subjects: Iterator[KnownSubject]) -> list[dict[
             if not kept.exists():
                 continue
             transform = read_subject_transform(kept)
-            found = atlas_points(transform, np.array(list(subject.landmarks.values())))
+            found = fixed_points(transform.to_transform(), list(subject.landmarks.values()))
             for name, point in zip(subject.landmarks, found, strict=True):
                 places.setdefault(name, []).append(point)
         heart = {name: found for name, found in places.items() if name in HEART_LANDMARKS}
@@ -213,18 +213,6 @@ def stage_rows(work: WorkFolder, subjects: Iterator[KnownSubject]) -> list[dict[
             }
         )
     return rows
-
-
-def atlas_points(transform: SubjectTransform, points: Points) -> Points:
-    """Where points of a subject lie in the atlas: the pull-back undone, point by point."""
-    pull_back = transform.to_transform()
-    inverse = np.linalg.inv(transform.matrix)
-    found = points @ inverse[:3, :3].T + inverse[:3, 3]
-    for _ in range(INVERSION_STEPS):
-        there = np.array([pull_back.TransformPoint(point.tolist()) for point in found])
-        # half steps, which also settle where the displacement is steep
-        found = found + 0.5 * (points - there) @ inverse[:3, :3].T
-    return found
 
 
 def spread_mm(places: Mapping[str, Sequence[Points]]) -> float:

@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.benchmark_options import options_parser, parse_options
-from benchmarks.results_table import write_results
+from benchmarks.results_table import write_csv, write_results
 
 METHODS = ("kill", "workers", "memory")
 
@@ -128,9 +128,7 @@ def memory_rows(images: Sequence[Path], out: Path) -> list[dict[str, Any]]:
 def cohort(images: Sequence[Path], table: Path) -> Path:
     """A table of image files."""
     table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="", encoding="utf-8") as stream:
-        rows = [(path.name.split(".")[0], str(path.resolve())) for path in images]
-        csv.writer(stream, lineterminator="\n").writerows([("id", "path"), *rows])
+    write_csv(table, [{"id": p.name.split(".")[0], "path": str(p.resolve())} for p in images])
     return table
 
 
