@@ -52,6 +52,7 @@ def control_point_bending_energy(
     *,
     spacing: Sequence[float],
     spacing_mm: Sequence[float],
+    border: int = 0,
     order: int = 3,
 ) -> Any:
     """Bending energy of a B-spline field from its coefficients, without the dense field.
@@ -64,6 +65,7 @@ def control_point_bending_energy(
         shape: Shape of the image the field is meant for, array order.
         spacing: Control point spacing per array axis, voxels.
         spacing_mm: Voxel spacing per array axis, mm.
+        border: Control points beyond the image at every end of the lattice.
         order: Degree of the spline, 2 or 3.
 
     Returns:
@@ -79,7 +81,14 @@ def control_point_bending_energy(
     lattice = ops.shape(coefficients_mm)[1:-1]
     grams = [
         [
-            _gram_matrix(shape[axis], lattice[axis], float(spacing[axis]), order, derivative)
+            _gram_matrix(
+                shape[axis],
+                lattice[axis],
+                spacing=float(spacing[axis]),
+                border=border,
+                order=order,
+                derivative=derivative,
+            )
             for derivative in range(3)
         ]
         for axis in range(dimension)
@@ -114,12 +123,8 @@ def _derivative_pairs(dimension: int) -> list[tuple[int, int, float]]:
     return [(first, second, 1.0 if first == second else 2.0) for first, second in pairs]
 
 
-def _gram_matrix(
-    n_voxels: Any, n_control_points: Any, spacing: float, order: int, derivative: int
-) -> Any:
-    basis = basis_matrix(
-        n_voxels, n_control_points, spacing=spacing, order=order, derivative=derivative
-    )
+def _gram_matrix(n_voxels: Any, n_control_points: Any, **spline: Any) -> Any:
+    basis = basis_matrix(n_voxels, n_control_points, **spline)
     return ops.matmul(ops.transpose(basis), basis) / ops.cast(n_voxels, "float32")
 
 

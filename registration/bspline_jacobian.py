@@ -28,6 +28,7 @@ def bspline_jacobian_determinant(
     shape: Sequence[Any],
     *,
     spacing: Sequence[float],
+    border: int = 0,
     order: int = 3,
     steps: Sequence[int] | None = None,
 ) -> Any:
@@ -37,6 +38,7 @@ def bspline_jacobian_determinant(
         control_points: Voxels, array axis order, shape `(batch, *lattice, d)`.
         shape: Image shape in array order, numbers or scalar tensors.
         spacing: Control point spacing per array axis, voxels.
+        border: Control points beyond the image at every end of the lattice.
         order: Degree of the spline, 2 or 3.
         steps: Edges of the blocks per array axis, voxels; by default `sampling_steps`.
 
@@ -53,6 +55,7 @@ def bspline_jacobian_determinant(
             control_points,
             blocks,
             spacing=[s / step for s, step in zip(spacing, steps, strict=True)],
+            border=border,
             order=order,
             derivatives=[int(a == axis) for a in range(dimension)],
         )

@@ -5,9 +5,11 @@ spline separates by axis, so that a dense field is `d` products with basis matri
 shape `(voxels, control points)`: the same numbers as a transposed convolution with a
 fixed kernel, which TensorFlow evaluates a hundred times slower on a CPU.
 
-The lattice is continued past the border by repeating its outermost values. Folded into
+The lattice is continued past its end by repeating its outermost values. Folded into
 the basis matrix, this makes every row sum to one: constant control points give a constant
-field up to the last voxel, where an unpadded lattice would drop to about 0.6.
+field up to the last voxel, where an unpadded lattice would drop to about 0.6. Where a field
+must be free up to the border of the image, the lattice itself goes further: by `border`
+control points on every side.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ def basis_matrix(
     *,
     spacing: float,
     offset: float | None = None,
+    border: int = 0,
     order: int = 3,
     derivative: int = 0,
 ) -> Any:
@@ -84,10 +87,13 @@ def basis_matrix(
 
     Args:
         n_voxels: Voxels along the axis; may be a scalar tensor.
-        n_control_points: Control points along the axis; may be a scalar tensor.
+        n_control_points: Control points along the axis, those of the border included; may be
+            a scalar tensor.
         spacing: Distance between control points, voxels.
-        offset: Voxel index of the first control point; by default the middle of the first
-            `spacing` voxels, where average pooling by `spacing` puts its first output.
+        offset: Voxel index of the first control point that is not of the border; by default the
+            middle of the first `spacing` voxels, where average pooling by `spacing` puts its
+            first output.
+        border: Control points before that one.
         order: Degree of the spline.
         derivative: Order of the derivative with respect to the voxel index.
 
@@ -106,6 +112,7 @@ def basis_matrix(
             f"offset must lie between 0 and the spacing. Received: offset={offset}, "
             f"spacing={spacing}"
         )
+    first -= border * spacing
     voxels = ops.cast(ops.arange(n_voxels), "float32")
     extended = ops.arange(n_control_points + 2 * _LATTICE_PADDING) - _LATTICE_PADDING
     distance = (voxels[:, None] - first) / spacing - ops.cast(extended, "float32")[None, :]
@@ -121,6 +128,7 @@ def bspline_field(
     shape: Sequence[Any],
     *,
     spacing: Sequence[float],
+    border: int = 0,
     order: int = 3,
     derivatives: Sequence[int] | None = None,
 ) -> Any:
@@ -130,6 +138,7 @@ def bspline_field(
         control_points: Coefficients, shape `(batch, *lattice, channels)`, array axis order.
         shape: Image shape in array order, numbers or scalar tensors.
         spacing: Control point spacing per array axis, voxels.
+        border: Control points beyond the image at every end of the lattice.
         order: Degree of the spline.
         derivatives: Order of the derivative per array axis, with respect to voxel index;
             by default none.
@@ -155,6 +164,7 @@ def bspline_field(
             shape[axis],
             lattice[axis],
             spacing=spacing[axis],
+            border=border,
             order=order,
             derivative=derivatives[axis],
         )

@@ -69,6 +69,7 @@ class NetworkRegistrar:
                 refinement,
                 spacing=last.control_point_spacing,
                 spacing_mm=config.network_spacing[::-1],
+                border=last.border,
                 order=int(last.transformer[-1]),
             )
 
@@ -183,7 +184,11 @@ def _stage_transform(
         return centered_affine_transform(output, grid, spacing=config.network_spacing)
     if _has_control_points(stage, config):
         return bspline_transform(
-            output, grid, spacing=stage.control_point_spacing, order=int(stage.transformer[-1])
+            output,
+            grid,
+            spacing=stage.control_point_spacing,
+            border=stage.border,
+            order=int(stage.transformer[-1]),
         )
     return displacement_field_transform(output, grid)
 

@@ -75,6 +75,7 @@ class Objective:
         *,
         spacing: Sequence[float] = (),
         spacing_mm: Sequence[float],
+        border: int = 0,
         order: int = 3,
     ) -> Any:
         """Weighted bending energy and folding penalty, shape `(batch,)`.
@@ -85,12 +86,14 @@ class Objective:
                 then exact and take no pass over the voxels.
             spacing: Control point spacing per array axis, voxels.
             spacing_mm: Voxel spacing per array axis, mm.
+            border: Control points beyond the image at every end of the lattice.
             order: Degree of the spline.
         """
         total: Any = ops.zeros_like(displacement_field[(slice(None), *(0,) * len(spacing_mm), 0)])
         lattice: dict[str, Any] = {
             "shape": ops.shape(displacement_field)[1:-1],
             "spacing": spacing,
+            "border": border,
             "order": order,
         }
         if self.bending_weight > 0:

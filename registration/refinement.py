@@ -73,6 +73,7 @@ class ControlPointRefiner:
         options: How.
         spacing: Control point spacing per array axis, voxels.
         spacing_mm: Voxel spacing per array axis, mm, in which bending is measured.
+        border: Control points beyond the image at every end of the lattice.
         order: Degree of the spline.
 
     Raises:
@@ -86,6 +87,7 @@ class ControlPointRefiner:
         *,
         spacing: Sequence[float],
         spacing_mm: Sequence[float],
+        border: int = 0,
         order: int = 3,
     ) -> None:
         self.options = options
@@ -93,6 +95,7 @@ class ControlPointRefiner:
         # the middle of so many voxels is where the lattice of the shrunk image has its voxel
         self.spacing = tuple(float(s) / k for s, k in zip(spacing, self.shrink, strict=True))
         self.spacing_mm = tuple(float(s) * k for s, k in zip(spacing_mm, self.shrink, strict=True))
+        self.border = border
         self.order = order
         self._optimize = self._compiled()
 
@@ -165,7 +168,11 @@ class ControlPointRefiner:
             control_points: Voxels, array axis order, shape `(batch, *lattice, d)`.
         """
         field = bspline_field(
-            control_points, ops.shape(fixed)[1:-1], spacing=self.spacing, order=self.order
+            control_points,
+            ops.shape(fixed)[1:-1],
+            spacing=self.spacing,
+            border=self.border,
+            order=self.order,
         )
         objective = self.options.objective
         roughness = objective.roughness(
@@ -173,6 +180,7 @@ class ControlPointRefiner:
             control_points,
             spacing=self.spacing,
             spacing_mm=self.spacing_mm,
+            border=self.border,
             order=self.order,
         )
         moved = warp(moving, field)

@@ -131,6 +131,7 @@ class StageStep:
             output["control_points"],
             spacing=stage.control_point_spacing,
             spacing_mm=spacing_mm,
+            border=stage.border,
             order=int(stage.transformer[-1]),
         )
 

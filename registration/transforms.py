@@ -42,28 +42,36 @@ class ControlPointLattice:
 
     Args:
         control_points: Voxels, array axis order, shape `(*lattice, d)`. The first lies in the
-            middle of the first `spacing` voxels of each axis.
+            middle of the first `spacing` voxels of each axis, or `border` points before.
         spacing: Control point spacing per array axis, voxels.
         order: Degree of the spline, 2 or 3.
+        border: Control points beyond the image at every end.
     """
 
     control_points: NDArray[np.float64]
     spacing: tuple[float, ...]
     order: int
+    border: int = 0
 
 
 def bspline_transform(
-    control_points: ArrayLike, grid: ImageGrid, *, spacing: Sequence[float], order: int = 3
+    control_points: ArrayLike,
+    grid: ImageGrid,
+    *,
+    spacing: Sequence[float],
+    border: int = 0,
+    order: int = 3,
 ) -> sitk.BSplineTransform:
     """ITK transform of a lattice of control points, as `BSplineField` evaluates it.
 
-    The lattice is continued past the border by its outermost values, as networks do, so the
+    The lattice is continued past its end by its outermost values, as networks do, so the
     transform is the network's at every voxel and goes on smoothly beyond.
 
     Args:
         control_points: Displacements, voxels, array axis order, shape `(*lattice, d)`.
         grid: Grid whose voxels are meant, of any spacing, origin and direction.
         spacing: Control point spacing per array axis (z, y, x), voxels.
+        border: Control points beyond the image at every end of the lattice.
         order: Degree of the spline, 2 or 3.
 
     Returns:
@@ -86,10 +94,10 @@ def bspline_transform(
             f"as many spacings. Received: shape {points.shape}, spacing={tuple(spacing)}"
         )
     steps = np.array(spacing, dtype=float)
-    before, after = _padding(grid.shape, points.shape[:-1], steps, order)
+    before, after = _padding(grid.shape, points.shape[:-1], steps, border, order)
     widths = [*zip(before, after, strict=True), (0, 0)]
     padded = np.pad(points, widths, mode="edge")
-    first = ((steps - 1) / 2 - np.array(before) * steps)[::-1]
+    first = ((steps - 1) / 2 - (np.array(before) + border) * steps)[::-1]
     displacement_mm = (padded[..., ::-1] * np.array(grid.spacing)) @ grid.direction_matrix.T
     transform = sitk.BSplineTransform(dimension, order)
     transform.SetFixedParameters(
@@ -105,16 +113,17 @@ def bspline_transform(
 
 
 def bspline_control_points(
-    transform: sitk.BSplineTransform, grid: ImageGrid
+    transform: sitk.BSplineTransform, grid: ImageGrid, *, border: int = 0
 ) -> ControlPointLattice:
     """Control points of an ITK B-spline that was exported for this grid.
 
     Args:
         transform: Pull-back; its lattice must lie on `grid` as `bspline_transform` puts it.
         grid: Grid whose voxels are meant.
+        border: Control points beyond the image at every end of the lattice that is wanted.
 
     Returns:
-        The lattice, its continuation past the border taken off.
+        The lattice, its continuation past the end taken off.
 
     Raises:
         ValueError: If the lattice is turned against the grid, lies elsewhere, or has free
@@ -137,8 +146,13 @@ def bspline_control_points(
         )
     mm = np.reshape(transform.GetParameters(), (d, *size[::-1]))
     values = (np.moveaxis(mm, 0, -1) @ grid.direction_matrix) / np.array(grid.spacing)
-    start = np.rint(before).astype(int)
-    count = np.ceil(np.array(grid.shape) / steps - LATTICE_ATOL).astype(int)
+    start = np.rint(before).astype(int) - border
+    count = np.ceil(np.array(grid.shape) / steps - LATTICE_ATOL).astype(int) + 2 * border
+    if start.min() < 0:
+        raise ValueError(
+            f"the lattice must reach {border} control points beyond the image. "
+            f"Received: {before.round(3).tolist()} on the near side"
+        )
     inner = values[tuple(slice(a, a + n) for a, n in zip(start, count, strict=True))]
     ends = np.array(values.shape[:-1]) - start - count
     widths = [*zip(start.tolist(), np.maximum(ends, 0).tolist(), strict=True), (0, 0)]
@@ -149,7 +163,7 @@ def bspline_control_points(
             f"of {size} control points with values of its own there"
         )
     spacing = tuple(float(s) for s in np.round(steps, 9))
-    return ControlPointLattice(np.array(inner[..., ::-1]), spacing, transform.GetOrder())
+    return ControlPointLattice(np.array(inner[..., ::-1]), spacing, transform.GetOrder(), border)
 
 
 def centered_affine_transform(
@@ -271,15 +285,20 @@ def fixed_points(
 
 
 def _padding(
-    shape: Sequence[int], lattice: Sequence[int], steps: NDArray[np.float64], order: int
+    shape: Sequence[int],
+    lattice: Sequence[int],
+    steps: NDArray[np.float64],
+    border: int,
+    order: int,
 ) -> tuple[list[int], list[int]]:
     """Control points to add before and after, so that the domain passes image and margin."""
     support = (order - 1) / 2
-    first = (steps - 1) / 2
+    first = (steps - 1) / 2 - border * steps
     last = first + (np.array(lattice) - 1) * steps
     before = np.ceil((first + 0.5) / steps + support) + DOMAIN_MARGIN
     after = np.ceil((np.array(shape) - 0.5 - last) / steps + support) + DOMAIN_MARGIN
-    return before.astype(int).tolist(), np.maximum(after, 0).astype(int).tolist()
+    first_added, last_added = (np.maximum(n, 0).astype(int).tolist() for n in (before, after))
+    return first_added, last_added
 
 
 def _centered_frame(grid: ImageGrid, spacing: Sequence[float] | None) -> NDArray[np.float64]:

@@ -16,11 +16,13 @@ class BSplineField(GeometricLayer):
     """Dense displacement field of a lattice of control points.
 
     The lattice begins in the middle of the first `spacing` voxels, where repeated average
-    pooling puts its first output, and is continued past the border by its outermost values.
+    pooling puts its first output, or `border` control points earlier, and is continued past its
+    end by its outermost values.
 
     Args:
         spacing: Control point spacing per array axis (z, y, x), voxels.
         order: Degree of the spline: 3, 2 or 1.
+        border: Control points beyond the image at every end of the lattice.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -40,19 +42,25 @@ class BSplineField(GeometricLayer):
         de Vos et al., DLMIA 2017 (arXiv:1704.06065); evaluation by products per axis: own.
     """
 
-    def __init__(self, spacing: Sequence[float], order: int = 3, **kwargs: Any) -> None:
+    def __init__(
+        self, spacing: Sequence[float], order: int = 3, border: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if order not in SUPPORTED_ORDERS:
             raise ValueError(f"order must be one of {SUPPORTED_ORDERS}. Received: order={order}")
         self.spacing = tuple(float(s) for s in spacing)
         self.order = order
+        self.border = int(border)
 
     def call(self, control_points: Any, fixed: Any) -> Any:
         shape = keras.ops.shape(fixed)[1:-1]
-        return bspline_field(control_points, shape, spacing=self.spacing, order=self.order)
+        return bspline_field(
+            control_points, shape, spacing=self.spacing, border=self.border, order=self.order
+        )
 
     def compute_output_shape(self, control_points_shape: Any, fixed_shape: Any) -> Any:
         return (*fixed_shape[:-1], control_points_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "spacing": self.spacing, "order": self.order}
+        lattice = {"spacing": self.spacing, "order": self.order, "border": self.border}
+        return {**super().get_config(), **lattice}

@@ -12,6 +12,7 @@ from keras import layers, ops
 from registration.layers.bspline_field import BSplineField
 from registration.layers.pair_normalization import PairNormalization
 from registration.layers.pooled_convolution import PooledConvolution2D
+from registration.layers.repeated_border import RepeatedBorder
 from registration.layers.thin_plate_spline_field import ThinPlateSplineField
 from registration.layers.velocity_integration import VelocityIntegration
 
@@ -46,6 +47,8 @@ class DeformableConfig:
             more 3x3 convolution before them, so that the patches of neighboring control
             points overlap further; `"full"` four dilated ones, so that each sees the image.
         convolutions: Further 3x3 convolutions after the last downsampling.
+        convolutions_per_level: 3x3 convolutions before every halving but the first, which has one;
+            one, as published, finds large displacements of coarse lattices only in part.
         hidden_layers: 1x1 convolutions before the output.
         normalization: `"batch"` normalizes the images and the features after every convolution
             and its pooling; `None` is as published. With features near zero ELU is next to linear,
@@ -56,6 +59,10 @@ class DeformableConfig:
         displacement_limit: Largest displacement of a control point as a share of the
             spacing, by tanh; `None` leaves it free.
         diffeomorphic: Read the field as a velocity and integrate it.
+        border: Control points beyond the image at every end of every axis; as published there is
+            one in the middle of every patch and none beyond, and the field is flat towards the
+            border of the image. Needs a `"bspline"` transformer, and convolutions after the
+            last downsampling, which is where those points see the image.
     """
 
     downsamplings: tuple[int, ...] = (4, 4)
@@ -64,12 +71,14 @@ class DeformableConfig:
     transformer: Transformer = "bspline3"
     receptive_field: ReceptiveField = "baseline"
     convolutions: int = 0
+    convolutions_per_level: int = 1
     hidden_layers: int = 2
     normalization: Literal["batch"] | None = "batch"
     activation: Literal["elu", "relu"] = "elu"
     stem_stride: int = 1
     displacement_limit: float | None = None
     diffeomorphic: bool = False
+    border: int = 0
 
     def __post_init__(self) -> None:
         choices = {
@@ -98,8 +107,23 @@ class DeformableConfig:
             )
         if min(self.kernels_per_level) < 1:
             raise ValueError(f"kernels must be positive. Received: {self.kernels}")
+        if self.convolutions_per_level < 1:
+            raise ValueError(
+                f"convolutions_per_level must be 1 or more. Received: {self.convolutions_per_level}"
+            )
         if self.stem_stride not in (1, 2):
             raise ValueError(f"stem_stride must be 1 or 2. Received: {self.stem_stride}")
+        self._check_border()
+
+    def _check_border(self) -> None:
+        sees = self.convolutions + (self.receptive_field != "baseline")
+        if not 0 <= self.border <= sees:
+            raise ValueError(
+                "border must be 0, or at most the number of convolutions after the last "
+                f"downsampling, {sees}. Received: {self.border}"
+            )
+        if self.border and self.transformer == "thin_plate_spline":
+            raise ValueError(f"a thin plate spline has no border. Received: {self.border}")
 
     @property
     def dimension(self) -> int:
@@ -172,7 +196,9 @@ def deformable_network(
     if config.transformer == "thin_plate_spline":
         transformer: Any = ThinPlateSplineField(spacing, name="transformer")
     else:
-        transformer = BSplineField(spacing, order=int(config.transformer[-1]), name="transformer")
+        transformer = BSplineField(
+            spacing, order=int(config.transformer[-1]), border=config.border, name="transformer"
+        )
     field = transformer(control_points, fixed)
     if config.diffeomorphic:
         field = VelocityIntegration(name="integration")(field)
@@ -210,6 +236,10 @@ def _encode(features: Any, config: DeformableConfig) -> Any:
             stem = PooledConvolution2D(kernels, activation=config.activation, name="convolution_1")
             features = _normalized(stem(features), config, "1")
             continue
+        for number in range(1, config.convolutions_per_level if level else 1):
+            name = f"{level + 1}_before_{number}"
+            before = _convolution(config, 3, filters=kernels, name=f"convolution_{name}")
+            features = _normalized(before(features), config, name)
         convolution = _convolution(
             config,
             3,
@@ -221,6 +251,8 @@ def _encode(features: Any, config: DeformableConfig) -> Any:
         if not by_stride:
             features = _pooling(config, strides, name=f"pooling_{level + 1}")(features)
         features = _normalized(features, config, f"{level + 1}")
+    if config.border:
+        features = RepeatedBorder(config.border, name="border")(features)
     if config.receptive_field == "overlapping":
         features = _convolution(config, 3, name="overlap")(features)
         features = _normalized(features, config, "overlap")

@@ -39,25 +39,30 @@ def test_energy_is_in_millimetres_and_mixed_terms_count_twice():
     np.testing.assert_allclose(energy, [0.0, 2 * a**2], rtol=1e-4)
 
 
+@pytest.mark.parametrize("border", [0, 1])
 @pytest.mark.parametrize(
     ("lattice", "spacing", "spacing_mm"),
     [((6, 7), (8, 5), (2.0, 0.7)), ((4, 5, 6), (3, 6, 4), (5.0, 0.8, 1.1))],
 )
-def test_energy_of_control_points_is_that_of_the_field_derivatives(lattice, spacing, spacing_mm):
+def test_energy_of_control_points_is_that_of_the_field_derivatives(
+    lattice, spacing, spacing_mm, border
+):
     d = len(lattice)
     rng = np.random.default_rng(2)
-    shape = tuple(k * s for k, s in zip(lattice, spacing, strict=True))
+    shape = tuple((k - 2 * border) * s for k, s in zip(lattice, spacing, strict=True))
     control_points = rng.normal(0.0, 3.0, (2, *lattice, d)).astype(np.float32)
     expected = np.zeros(2)
     for i in range(d):
         for j in range(d):
             orders = [int(axis == i) + int(axis == j) for axis in range(d)]
-            derivative = bspline_field(control_points, shape, spacing=spacing, derivatives=orders)
+            derivative = bspline_field(
+                control_points, shape, spacing=spacing, border=border, derivatives=orders
+            )
             mm = ops.convert_to_numpy(derivative) * np.array(spacing_mm)
             mm = mm / (spacing_mm[i] * spacing_mm[j])
             expected += (mm**2).sum(axis=-1).reshape(2, -1).mean(axis=1)
     energy = control_point_bending_energy(
-        control_points, shape, spacing=spacing, spacing_mm=spacing_mm
+        control_points, shape, spacing=spacing, spacing_mm=spacing_mm, border=border
     )
     np.testing.assert_allclose(ops.convert_to_numpy(energy), expected, rtol=1e-4)
 

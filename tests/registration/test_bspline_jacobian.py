@@ -11,11 +11,11 @@ from registration.transforms import bspline_transform
 from registration.warping import jacobian_determinant
 
 
-def by_itk(control_points, shape, spacing, order, steps) -> np.ndarray:
+def by_itk(control_points, shape, spacing, border, order, steps) -> np.ndarray:
     """Determinants of SimpleITK's transform at the middle of the blocks, by differences."""
     d = len(shape)
     grid = ImageGrid(shape[::-1], (1.0,) * d, (0.0,) * d)
-    transform = bspline_transform(control_points, grid, spacing=spacing, order=order)
+    transform = bspline_transform(control_points, grid, spacing=spacing, border=border, order=order)
     blocks = [n // step for n, step in zip(shape, steps, strict=True)]
     found = np.empty(blocks)
     for block in np.ndindex(*blocks):
@@ -30,21 +30,28 @@ def by_itk(control_points, shape, spacing, order, steps) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("shape", "lattice", "spacing", "order", "steps"),
+    ("shape", "lattice", "spacing", "border", "order", "steps"),
     [
-        ((12, 17), (3, 3), (4.0, 8.0), 3, (2, 4)),
-        ((9, 8), (3, 2), (4.0, 4.0), 2, (1, 3)),
-        ((6, 9, 8), (3, 3, 2), (2.0, 4.0, 4.0), 3, (1, 2, 2)),
-        ((5, 8, 8), (3, 2, 2), (2.0, 4.0, 4.0), 2, None),
+        ((12, 17), (3, 3), (4.0, 8.0), 0, 3, (2, 4)),
+        ((12, 17), (5, 5), (4.0, 8.0), 1, 3, (2, 4)),
+        ((9, 8), (3, 2), (4.0, 4.0), 0, 2, (1, 3)),
+        ((6, 9, 8), (3, 3, 2), (2.0, 4.0, 4.0), 0, 3, (1, 2, 2)),
+        ((5, 8, 8), (3, 2, 2), (2.0, 4.0, 4.0), 0, 2, None),
+        ((5, 8, 8), (7, 6, 6), (2.0, 4.0, 4.0), 2, 2, None),
     ],
 )
-def test_equals_the_jacobian_of_the_itk_transform(shape, lattice, spacing, order, steps):
+def test_equals_the_jacobian_of_the_itk_transform(shape, lattice, spacing, border, order, steps):
     rng = np.random.default_rng(0)
     points = rng.normal(0.0, 1.8, (*lattice, len(shape))) * spacing
     found = bspline_jacobian_determinant(
-        points[None].astype(np.float32), shape, spacing=spacing, order=order, steps=steps
+        points[None].astype(np.float32),
+        shape,
+        spacing=spacing,
+        border=border,
+        order=order,
+        steps=steps,
     )
-    expected = by_itk(points, shape, spacing, order, steps or sampling_steps(spacing))
+    expected = by_itk(points, shape, spacing, border, order, steps or sampling_steps(spacing))
     assert expected.min() < 0.0  # folds are among them
     np.testing.assert_allclose(ops.convert_to_numpy(found)[0], expected, rtol=1e-3, atol=5e-3)
 

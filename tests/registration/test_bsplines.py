@@ -17,7 +17,7 @@ OBLIQUE_3D = ImageGrid(
 OBLIQUE_2D = ImageGrid((31, 18), (0.7, 1.9), (5.0, -9.0), (0.6, -0.8, 0.8, 0.6))
 
 
-def itk_field(grid, control_points, spacing, order) -> np.ndarray:
+def itk_field(grid, control_points, spacing, order, border=0) -> np.ndarray:
     """Displacement in mm by SimpleITK's BSplineTransform, array order (*shape, d).
 
     ITK holds `mesh + order` coefficients; its transform domain begins where the spline is
@@ -29,7 +29,7 @@ def itk_field(grid, control_points, spacing, order) -> np.ndarray:
     lattice = np.array(padded.shape[:-1])[::-1]
     step = np.array(spacing, dtype=float)[::-1]
     transform = sitk.BSplineTransform(grid.dimension, order)
-    first_control_index = (step - 1) / 2 - pad * step
+    first_control_index = (step - 1) / 2 - (pad + border) * step
     domain_index = first_control_index + (order - 1) / 2 * step
     transform.SetTransformDomainMeshSize((lattice - order).tolist())
     transform.SetTransformDomainDirection(grid.direction)
@@ -42,16 +42,19 @@ def itk_field(grid, control_points, spacing, order) -> np.ndarray:
     return (moved - points).reshape(*grid.shape, grid.dimension)
 
 
+@pytest.mark.parametrize("border", [0, 1, 2])
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize(
     ("grid", "spacing"), [(OBLIQUE_3D, (4, 8, 6)), (OBLIQUE_2D, (4, 16))], ids=["3d", "2d"]
 )
-def test_field_is_that_of_itk_on_oblique_grids(grid, spacing, order):
-    lattice = [-(-n // s) for n, s in zip(grid.shape, spacing, strict=True)]
+def test_field_is_that_of_itk_on_oblique_grids(grid, spacing, order, border):
+    lattice = [-(-n // s) + 2 * border for n, s in zip(grid.shape, spacing, strict=True)]
     rng = np.random.default_rng(0)
     control_points = rng.normal(0.0, 5.0, (*lattice, grid.dimension)).astype(np.float32)
-    expected = itk_field(grid, control_points, spacing, order)
-    field = bspline_field(control_points[None], grid.shape, spacing=spacing, order=order)
+    expected = itk_field(grid, control_points, spacing, order, border)
+    field = bspline_field(
+        control_points[None], grid.shape, spacing=spacing, border=border, order=order
+    )
     # float32 against float64, displacements of some 10 mm
     np.testing.assert_allclose(ops.convert_to_numpy(field)[0], expected, atol=2e-5)
 
@@ -72,6 +75,17 @@ def test_cubic_basis_has_its_textbook_values():
 def test_quadratic_basis_has_its_textbook_values():
     values = ops.convert_to_numpy(bspline_basis(ops.array([0.0, 0.5, 1.0, 1.5]), order=2))
     np.testing.assert_allclose(values, [3 / 4, 1 / 2, 1 / 8, 0.0], atol=1e-7)
+
+
+def test_a_border_lets_a_linear_field_go_on_up_to_the_last_voxel():
+    k = np.arange(8, dtype=np.float32)
+    for border, straight in ((0, slice(12, 51)), (2, slice(0, 64))):
+        lattice = np.pad(k, border, mode="reflect", reflect_type="odd")
+        field = bspline_field(lattice[None, :, None], (64,), spacing=(8,), border=border)
+        slope = np.diff(ops.convert_to_numpy(field)[0, :, 0])
+        np.testing.assert_allclose(slope[straight], 1 / 8, atol=1e-5)
+        # without one the field is flat towards the border
+        assert (abs(slope[:2] - 1 / 8) > 0.02).all() == (border == 0)
 
 
 def test_linear_coefficients_give_a_linear_field_inside():

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -18,6 +22,8 @@ VARIANTS = {
     "diffeomorphic": {"diffeomorphic": True},
     "limited": {"displacement_limit": 0.4},
     "rectified": {"activation": "relu"},
+    "border": {"convolutions": 2, "border": 2},
+    "deeper": {"convolutions_per_level": 2},
 }
 
 
@@ -42,7 +48,8 @@ def test_every_variant_starts_at_the_identity_and_has_a_gradient(changes):
     )
     fixed, moving = pair((32, 40))
     out = network([fixed, moving])
-    assert out["control_points"].shape == (1, 4, 5, 2)
+    border = changes.get("border", 0)
+    assert out["control_points"].shape == (1, 4 + 2 * border, 5 + 2 * border, 2)
     assert np.array_equal(ops.convert_to_numpy(out["displacement_field"]), np.zeros((1, 32, 40, 2)))
     randomize(network)
     with tf.GradientTape() as tape:
@@ -70,6 +77,55 @@ def test_kernels_may_grow_with_every_halving_of_any_axis():
     assert network.get_layer("hidden_1").filters == 8
     with pytest.raises(ValueError, match="kernels needs one number, or 3"):
         DeformableConfig(downsamplings=(1, 3, 2), kernels=(4, 6))
+
+
+def test_points_of_the_border_see_the_image_or_there_are_none():
+    for changes in ({"border": 1}, {"border": 3, "convolutions": 2}, {"border": -1}):
+        with pytest.raises(ValueError, match="number of convolutions after the last downsampling"):
+            DeformableConfig(**changes)
+    with pytest.raises(ValueError, match="a thin plate spline has no border"):
+        DeformableConfig(border=1, convolutions=1, transformer="thin_plate_spline")
+    network = deformable_network(DeformableConfig((3, 3), kernels=4, convolutions=1, border=1))
+    randomize(network)
+    fixed, moving = pair((32, 40))
+    before = ops.convert_to_numpy(network([fixed, moving])["control_points"])
+    fixed[:, :8, :8] *= -1.0
+    change = ops.convert_to_numpy(network([fixed, moving])["control_points"]) - before
+    assert np.abs(change[0, 0, 0]).max() > 0.1 * np.abs(change).max() > 0.0
+
+
+PREDICTION = """
+import numpy as np, tensorflow as tf
+from registration.networks.deformable_network import DeformableConfig, deformable_network
+config = DeformableConfig((2, 2, 2), kernels=8, convolutions=2, convolutions_per_level=2, border=1)
+network = deformable_network(config)
+rng = np.random.default_rng(0)
+for weight in network.trainable_weights:
+    weight.assign(rng.normal(0.0, 0.3, weight.shape))
+pair = [tf.constant(rng.uniform(0, 1, (1, 24, 20, 16, 1)), tf.float32) for _ in range(2)]
+compiled = tf.function(lambda a, b: network([a, b], training=False)["control_points"])
+np.testing.assert_allclose(compiled(*pair), network(pair)["control_points"], rtol=1e-3, atol=1e-3)
+"""
+
+
+@pytest.mark.parametrize("kernels", ["0", "1"])
+def test_compiled_prediction_is_the_layers_one_after_the_other(kernels):
+    """oneDNN's graph optimizer makes a wrong convolution of a padding and a padded convolution."""
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": kernels}
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICTION], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_several_convolutions_stand_before_every_halving_but_the_first():
+    network = deformable_network(DeformableConfig((3, 3), kernels=4, convolutions_per_level=3))
+    names = [layer.name for layer in network.layers if "before" in layer.name]
+    assert [n for n in names if n.startswith("convolution")] == [
+        f"convolution_{level}_before_{number}" for level in (2, 3) for number in (1, 2)
+    ]
+    with pytest.raises(ValueError, match="convolutions_per_level must be 1 or more"):
+        DeformableConfig(convolutions_per_level=0)
 
 
 def test_whole_images_of_any_size_pass_through_a_patch_network():

@@ -10,6 +10,7 @@ from registration.layers.bspline_field import BSplineField
 from registration.layers.displacement_composition import DisplacementComposition
 from registration.layers.displacement_warp import DisplacementWarp
 from registration.layers.jacobian_determinant import JacobianDeterminant
+from registration.layers.repeated_border import RepeatedBorder
 from registration.layers.thin_plate_spline_field import ThinPlateSplineField, thin_plate_matrix
 from registration.layers.velocity_integration import VelocityIntegration
 from tests.registration.check_layer import check_layer
@@ -27,6 +28,18 @@ FIELD_3D = RNG.normal(0, 0.3, (2, 10, 15, 9, 3))
 def test_bspline_field_keeps_the_layer_contract(order, tmp_path):
     check_layer(BSplineField((8, 8), order=order), [CONTROL_2D, FIXED_2D], tmp_path)
     check_layer(BSplineField((4, 4, 5), order=order), [CONTROL_3D, FIXED_3D], tmp_path)
+    check_layer(BSplineField((8, 14), order=order, border=1), [CONTROL_2D, FIXED_2D], tmp_path)
+
+
+def test_repeated_border_keeps_the_layer_contract(tmp_path):
+    check_layer(RepeatedBorder(2), [FIELD_2D], tmp_path)
+    check_layer(RepeatedBorder(1), [FIXED_3D], tmp_path)
+
+
+def test_repeated_border_is_padding_by_the_edge():
+    expected = np.pad(FIXED_3D, [(0, 0), (2, 2), (2, 2), (2, 2), (0, 0)], mode="edge")
+    found = ops.convert_to_numpy(RepeatedBorder(2)(FIXED_3D))
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
 def test_thin_plate_spline_field_keeps_the_layer_contract(tmp_path):

@@ -36,9 +36,10 @@ def textured(grid, seed) -> sitk.Image:
     return grid.to_image((1000.0 * gaussian_filter(noise, 1.5)).astype(np.float32))
 
 
-def registration(dimension, *, head="moments", **changes):
+def registration(dimension, *, head="moments", border=False, **changes):
     """Air and two deformable stages whose outputs are not the identity, though untrained."""
-    deformable = DeformableConfig(SMALL[dimension], kernels=4, hidden_layers=1)
+    lattice = {"convolutions": 1, "border": 1} if border else {}
+    deformable = DeformableConfig(SMALL[dimension], kernels=4, hidden_layers=1, **lattice)
     air = AffineConfig(dimension, kernels=(3, 4, 5), poolings=2, dense_units=(4,), head=head)
     config = RegistrationConfig(**{"stages": (air, deformable, deformable), **changes})
     keras.utils.set_random_seed(3)
@@ -51,10 +52,10 @@ def registration(dimension, *, head="moments", **changes):
     return network, config
 
 
-@pytest.mark.parametrize("head", ["moments", "votes"])
+@pytest.mark.parametrize(("head", "border"), [("moments", False), ("votes", True)])
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_transforms_after_every_stage_are_the_networks_fields(dimension, head):
-    network, config = registration(dimension, head=head)
+def test_transforms_after_every_stage_are_the_networks_fields(dimension, head, border):
+    network, config = registration(dimension, head=head, border=border)
     assert RegistrationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     grid = GRIDS[dimension]
     fixed, moving = textured(grid, 0), textured(grid, 1)
@@ -75,8 +76,10 @@ def test_transforms_after_every_stage_are_the_networks_fields(dimension, head):
     assert names == ["AffineTransform", "BSplineTransform", "BSplineTransform"]
 
 
-def test_single_bspline_is_exact_on_the_grid():
-    network, config = registration(2, stages=(DeformableConfig((3, 3), kernels=4),))
+@pytest.mark.parametrize("border", [0, 1])
+def test_single_bspline_is_exact_on_the_grid(border):
+    stage = DeformableConfig((3, 3), kernels=4, convolutions=1, border=border)
+    network, config = registration(2, stages=(stage,))
     fixed, moving = textured(GRIDS[2], 0), textured(GRIDS[2], 1)
     transform = NetworkRegistrar(network, config).register(fixed, moving).transform
     assert transform.GetName() == "BSplineTransform"

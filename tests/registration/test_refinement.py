@@ -18,40 +18,43 @@ def texture(shape, seed=0) -> np.ndarray:
     return (image / image.max()).astype(np.float32)[None, ..., None]
 
 
-def known_pair(shape, spacing, amplitude=1.5):
+def known_pair(shape, spacing, amplitude=1.5, border=0):
     """A moving image, and the fixed one that known control points make of it."""
     moving = texture(shape)
-    count = [int(np.ceil(n / s)) for n, s in zip(shape, spacing, strict=True)]
+    count = [int(np.ceil(n / s)) + 2 * border for n, s in zip(shape, spacing, strict=True)]
     rng = np.random.default_rng(1)
     points = rng.uniform(-amplitude, amplitude, (1, *count, len(shape))).astype(np.float32)
-    field = bspline_field(points, shape, spacing=spacing)
+    field = bspline_field(points, shape, spacing=spacing, border=border)
     return ops.convert_to_numpy(warp(moving, field)), moving, points
 
 
-def refiner(spacing, **changes):
+def refiner(spacing, *, border=0, **changes):
     objective = changes.pop("objective", Objective())
     options = RefinementOptions(objective=objective, **changes)
-    return ControlPointRefiner(options, spacing=spacing, spacing_mm=(1.0,) * len(spacing))
+    spacing_mm = (1.0,) * len(spacing)
+    return ControlPointRefiner(options, spacing=spacing, spacing_mm=spacing_mm, border=border)
 
 
 @pytest.mark.parametrize(
-    ("shape", "spacing", "similarity", "shrink"),
+    ("shape", "spacing", "similarity", "shrink", "border"),
     [
-        ((40, 48), (8.0, 8.0), "ncc", 1),
-        ((40, 48), (8.0, 8.0), "lncc", 1),
-        ((10, 24, 20), (4.0, 8.0, 8.0), "ncc", 1),
-        ((41, 48), (8.0, 8.0), "ncc", 2),
-        ((10, 25, 20), (4.0, 8.0, 8.0), "ncc", (1, 2, 2)),
+        ((40, 48), (8.0, 8.0), "ncc", 1, 0),
+        ((40, 48), (8.0, 8.0), "ncc", 1, 1),
+        ((40, 48), (8.0, 8.0), "lncc", 1, 0),
+        ((10, 24, 20), (4.0, 8.0, 8.0), "ncc", 1, 0),
+        ((41, 48), (8.0, 8.0), "ncc", 2, 0),
+        ((10, 25, 20), (4.0, 8.0, 8.0), "ncc", (1, 2, 2), 1),
     ],
 )
-def test_finds_the_known_displacement_from_zero(shape, spacing, similarity, shrink):
-    fixed, moving, points = known_pair(shape, spacing)
+def test_finds_the_known_displacement_from_zero(shape, spacing, similarity, shrink, border):
+    fixed, moving, points = known_pair(shape, spacing, border=border)
     objective = Objective(similarity=similarity)
-    found = refiner(spacing, steps=80, objective=objective, shrink=shrink).refine(
-        fixed, moving, np.zeros_like(points)
-    )
+    refined = refiner(spacing, steps=80, objective=objective, shrink=shrink, border=border)
+    found = refined.refine(fixed, moving, np.zeros_like(points))
     fields = [
-        ops.convert_to_numpy(bspline_field(p.astype(np.float32), shape, spacing=spacing))
+        ops.convert_to_numpy(
+            bspline_field(p.astype(np.float32), shape, spacing=spacing, border=border)
+        )
         for p in (points, found)
     ]
     inner = (0, *(slice(2, -2),) * len(shape))

@@ -31,8 +31,8 @@ def oblique(size=(21, 18, 11), spacing=(0.9, 1.4, 4.0), origin=(-31.0, 57.0, 803
 GRIDS = {"plane": (PLANE, (8.0, 4.0)), "oblique": (oblique(), (2.0, 8.0, 4.0))}
 
 
-def lattice(grid, spacing, amplitude=1.0, seed=0) -> np.ndarray:
-    count = [int(np.ceil(n / s)) for n, s in zip(grid.shape, spacing, strict=True)]
+def lattice(grid, spacing, amplitude=1.0, seed=0, border=0) -> np.ndarray:
+    count = [int(np.ceil(n / s)) + 2 * border for n, s in zip(grid.shape, spacing, strict=True)]
     rng = np.random.default_rng(seed)
     return amplitude * rng.normal(size=(*count, grid.dimension))
 
@@ -49,13 +49,15 @@ def itk_points(transform, points) -> np.ndarray:
     return np.array([transform.TransformPoint(p) for p in flat.tolist()]).reshape(points.shape)
 
 
+@pytest.mark.parametrize("border", [0, 1, 3])
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("name", list(GRIDS))
-def test_itk_evaluates_the_lattice_as_the_network_does(name, order):
+def test_itk_evaluates_the_lattice_as_the_network_does(name, order, border):
     grid, spacing = GRIDS[name]
-    points = lattice(grid, spacing)
-    transform = bspline_transform(points, grid, spacing=spacing, order=order)
-    field = bspline_field(points[None], grid.shape, spacing=spacing, order=order)
+    points = lattice(grid, spacing, border=border)
+    spline = {"spacing": spacing, "order": order, "border": border}
+    transform = bspline_transform(points, grid, **spline)
+    field = bspline_field(points[None], grid.shape, **spline)
     expected = physical_displacement(ops.convert_to_numpy(field)[0].astype(float), grid)
     found = itk_points(transform, grid.voxel_points()) - grid.voxel_points()
     # float32 of the network's basis
@@ -87,19 +89,21 @@ def test_beyond_the_border_constant_points_go_on_moving(order):
         np.testing.assert_allclose(transform.TransformPoint(start.tolist()), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("border", [0, 1])
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("name", list(GRIDS))
-def test_bspline_survives_a_file_and_comes_back_as_control_points(tmp_path, name, order):
+def test_bspline_survives_a_file_and_comes_back_as_control_points(tmp_path, name, order, border):
     grid, spacing = GRIDS[name]
-    points = lattice(grid, spacing, seed=3)
+    points = lattice(grid, spacing, seed=3, border=border)
     write_transform(
-        bspline_transform(points, grid, spacing=spacing, order=order), tmp_path / "stage.tfm"
+        bspline_transform(points, grid, spacing=spacing, border=border, order=order),
+        tmp_path / "stage.tfm",
     )
     read = sitk.ReadTransform(str(tmp_path / "stage.tfm"))
-    back = bspline_control_points(sitk.BSplineTransform(read), grid)
+    back = bspline_control_points(sitk.BSplineTransform(read), grid, border=border)
     np.testing.assert_allclose(back.control_points, points, atol=1e-9)
     assert back.spacing == pytest.approx(spacing)
-    assert back.order == order
+    assert (back.order, back.border) == (order, border)
 
 
 def test_foreign_lattices_are_refused():
@@ -113,6 +117,8 @@ def test_foreign_lattices_are_refused():
     )
     with pytest.raises(ValueError, match="whole number of control point spacings"):
         bspline_control_points(transform, shifted)
+    with pytest.raises(ValueError, match="must reach 9 control points beyond the image"):
+        bspline_control_points(transform, grid, border=9)
     values = np.array(transform.GetParameters())
     values[0] += 1.0
     transform.SetParameters(values.tolist())
