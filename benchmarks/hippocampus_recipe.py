@@ -19,14 +19,7 @@ from registration.training import TrainingOptions
 OBJECTIVE = Objective("ncc", bending_weight=0.15, folding_weight=1.0)
 
 DEFORMABLE_STAGES = (
-    DeformableConfig(
-        (4, 4, 4),
-        kernels=(16, 32, 64, 96),
-        convolutions=2,
-        convolutions_per_level=2,
-        stem_stride=2,
-        border=1,
-    ),
+    DeformableConfig((4, 4, 4), kernels=(16, 32, 64, 96), convolutions=2, stem_stride=2, border=1),
     DeformableConfig((3, 3, 3), kernels=(16, 32, 64), convolutions=2, stem_stride=2, border=1),
     DeformableConfig((2, 2, 2), kernels=(16, 32), convolutions=3, stem_stride=2, border=1),
 )

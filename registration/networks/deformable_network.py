@@ -47,8 +47,6 @@ class DeformableConfig:
             more 3x3 convolution before them, so that the patches of neighboring control
             points overlap further; `"full"` four dilated ones, so that each sees the image.
         convolutions: Further 3x3 convolutions after the last downsampling.
-        convolutions_per_level: 3x3 convolutions before every halving but the first, which has one;
-            one, as published, finds large displacements of coarse lattices only in part.
         hidden_layers: 1x1 convolutions before the output.
         normalization: `"batch"` normalizes the images and the features after every convolution
             and its pooling; `None` is as published. With features near zero ELU is next to linear,
@@ -71,7 +69,6 @@ class DeformableConfig:
     transformer: Transformer = "bspline3"
     receptive_field: ReceptiveField = "baseline"
     convolutions: int = 0
-    convolutions_per_level: int = 1
     hidden_layers: int = 2
     normalization: Literal["batch"] | None = "batch"
     activation: Literal["elu", "relu"] = "elu"
@@ -107,10 +104,6 @@ class DeformableConfig:
             )
         if min(self.kernels_per_level) < 1:
             raise ValueError(f"kernels must be positive. Received: {self.kernels}")
-        if self.convolutions_per_level < 1:
-            raise ValueError(
-                f"convolutions_per_level must be 1 or more. Received: {self.convolutions_per_level}"
-            )
         if self.stem_stride not in (1, 2):
             raise ValueError(f"stem_stride must be 1 or 2. Received: {self.stem_stride}")
         self._check_border()
@@ -236,10 +229,6 @@ def _encode(features: Any, config: DeformableConfig) -> Any:
             stem = PooledConvolution2D(kernels, activation=config.activation, name="convolution_1")
             features = _normalized(stem(features), config, "1")
             continue
-        for number in range(1, config.convolutions_per_level if level else 1):
-            name = f"{level + 1}_before_{number}"
-            before = _convolution(config, 3, filters=kernels, name=f"convolution_{name}")
-            features = _normalized(before(features), config, name)
         convolution = _convolution(
             config,
             3,

@@ -23,7 +23,6 @@ VARIANTS = {
     "limited": {"displacement_limit": 0.4},
     "rectified": {"activation": "relu"},
     "border": {"convolutions": 2, "border": 2},
-    "deeper": {"convolutions_per_level": 2},
 }
 
 
@@ -97,7 +96,7 @@ def test_points_of_the_border_see_the_image_or_there_are_none():
 PREDICTION = """
 import numpy as np, tensorflow as tf
 from registration.networks.deformable_network import DeformableConfig, deformable_network
-config = DeformableConfig((2, 2, 2), kernels=8, convolutions=2, convolutions_per_level=2, border=1)
+config = DeformableConfig((2, 2, 2), kernels=8, convolutions=2, border=1)
 network = deformable_network(config)
 rng = np.random.default_rng(0)
 for weight in network.trainable_weights:
@@ -116,16 +115,6 @@ def test_compiled_prediction_is_the_layers_one_after_the_other(kernels):
         [sys.executable, "-c", PREDICTION], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_several_convolutions_stand_before_every_halving_but_the_first():
-    network = deformable_network(DeformableConfig((3, 3), kernels=4, convolutions_per_level=3))
-    names = [layer.name for layer in network.layers if "before" in layer.name]
-    assert [n for n in names if n.startswith("convolution")] == [
-        f"convolution_{level}_before_{number}" for level in (2, 3) for number in (1, 2)
-    ]
-    with pytest.raises(ValueError, match="convolutions_per_level must be 1 or more"):
-        DeformableConfig(convolutions_per_level=0)
 
 
 def test_whole_images_of_any_size_pass_through_a_patch_network():
