@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.results_table import markdown_table
 from pipelines.model import DEFAULT_MODEL, read_description, read_identity
+
+PICTURES = "scoring_pictures.csv"
+"""Table of the pictures of left-out patients."""
+
+PICTURES_FOLDER = "model_card"
+"""Where the card keeps its pictures, beside it."""
 
 WORST = 5
 """Cases told of every benchmark, those with the largest error."""
@@ -92,15 +99,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     options = parser.parse_args()
-    options.out.write_text(card(options.model, options.results), encoding="utf-8")
+    text = card(options.model, options.results, options.out.parent)
+    options.out.write_text(text, encoding="utf-8")
 
 
-def card(model: Path, results: Sequence[Path]) -> str:
+def card(model: Path, results: Sequence[Path], out: Path) -> str:
     """The card as Markdown.
 
     Args:
         model: Model folder.
         results: Folders with CSV files of benchmarks; the first that holds a file is used.
+        out: Folder of the card, which receives the pictures.
     """
     description = read_description(model)
     identity = read_identity(model)
@@ -115,6 +124,7 @@ def card(model: Path, results: Sequence[Path]) -> str:
         _training(description),
         "## Measured",
         *(_section(evidence, results) for evidence in EVIDENCE),
+        _pictures(results, out),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -139,22 +149,48 @@ def _section(evidence: Evidence, results: Sequence[Path]) -> str:
     return text
 
 
-def worst(cases: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def _pictures(results: Sequence[Path], out: Path) -> str:
+    """What left-out networks counted in patients' own scans, and where they failed."""
+    title = "### Pictures of left-out patients"
+    found = _find(PICTURES, results)
+    if found is None:
+        return f"{title}\n\nNot drawn: there is no `{PICTURES}`."
+    folder = out / PICTURES_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [
+        f"{title}\n\nFirst the patients' own calcium, then the simulated scans that the same "
+        "networks scored worst: slices as they are, and below with the outlines of what was "
+        "counted and what was not."
+    ]
+    for row in _rows(found):
+        shutil.copyfile(found.parent / row["picture"], folder / row["picture"])
+        told = f"{row['scan']}: true score {row['truth']}, scored {row['score']}"
+        parts.append(f"{told}\n\n![{told}]({PICTURES_FOLDER}/{row['picture']})")
+    return "\n\n".join(parts)
+
+
+def worst(cases: Sequence[Mapping[str, str]], *, count: int = WORST) -> list[dict[str, str]]:
     """Cases with the largest difference of `log1p` scores, largest first."""
     from math import log1p
 
     def error(row: Mapping[str, str]) -> float:
         return abs(log1p(float(row["score"])) - log1p(float(row["truth"])))
 
-    ordered = sorted(cases, key=error, reverse=True)[:WORST]
+    ordered = sorted(cases, key=error, reverse=True)[:count]
     named = "case" if "case" in cases[0] else "scan"
     return [{"scan": r[named], "truth": r["truth"], "score": r["score"]} for r in ordered]
 
 
 def _read(name: str | None, results: Sequence[Path]) -> list[dict[str, str]] | None:
-    path = next((folder / name for folder in results if name and (folder / name).is_file()), None)
-    if path is None:
-        return None
+    path = _find(name, results)
+    return None if path is None else _rows(path)
+
+
+def _find(name: str | None, results: Sequence[Path]) -> Path | None:
+    return next((folder / name for folder in results if name and (folder / name).is_file()), None)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 

@@ -85,7 +85,7 @@ def pair_figure(
     Returns:
         PNG.
     """
-    figure, axes = _panels(1, 6)
+    figure, axes = panels(1, 6)
     aspect = float(spacing[0]) / float(spacing[1])
     pictures = {
         "fixed": fixed,
@@ -98,7 +98,7 @@ def pair_figure(
         panel.set_title(title, fontsize=9)
     draw_deformed_grid(axes[0][4], displacement_field, aspect=aspect)
     draw_jacobian(axes[0][5], jacobian_determinants, aspect=aspect)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_deformed_grid(
@@ -157,7 +157,7 @@ def averages_figure(stacks: Mapping[str, Mapping[str, Array]]) -> bytes:
     if not stacks:
         raise ValueError("stacks must hold at least one column. Received: none")
     names = list(next(iter(stacks.values())))
-    figure, axes = _panels(len(names), len(stacks), inches=1.2)
+    figure, axes = panels(len(names), len(stacks), inches=1.2)
     for column, (title, pictures) in enumerate(stacks.items()):
         for row, name in enumerate(names):
             panel = axes[row][column]
@@ -167,10 +167,11 @@ def averages_figure(stacks: Mapping[str, Mapping[str, Array]]) -> bytes:
             if column == 0:
                 panel.text(-0.15, 0.5, name, transform=panel.transAxes, fontsize=9,
                            rotation=90, ha="right", va="center")  # fmt: skip
-    return _png(figure)
+    return png(figure)
 
 
-def _panels(rows: int, columns: int, *, inches: float = PANEL_INCHES) -> tuple[Figure, Any]:
+def panels(rows: int, columns: int, *, inches: float = PANEL_INCHES) -> tuple[Figure, Any]:
+    """Figure with a table of panels without axes, and the panels by row and column."""
     size = (inches * columns, inches * rows + 0.3)
     figure = Figure(figsize=size, dpi=FIGURE_DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -187,7 +188,8 @@ def _scaled(picture: Array) -> Array:
     return scaled
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -20,12 +20,20 @@ def test_the_card_tells_what_was_measured_and_what_was_not(tmp_path: Path) -> No
     rows = [f"s{k},a,chest,100,{score},0" for k, score in enumerate((100, 0, 99, 400, 101, 98, 97))]
     text = "\n".join(["scan,patient,kind,truth,score,found", *rows])
     (results / "scoring_left_out_scans.csv").write_text(text + "\n")
-    written = card(model, [tmp_path, results])
+    (results / "scoring_pictures.csv").write_text(
+        "scan,truth,score,picture\nann-5,0.0,515.5,ann-5.png\n"
+    )
+    (results / "ann-5.png").write_bytes(b"picture")
+    written = card(model, [tmp_path, results], tmp_path / "docs")
+    assert "![ann-5: true score 0.0, scored 515.5](model_card/ann-5.png)" in written
+    assert (tmp_path / "docs" / "model_card" / "ann-5.png").read_bytes() == b"picture"
     assert "# Model card: mine 1" in written
     assert "| scan-a | an archive | CC BY 4.0 |" in written
     assert "`calcium-score train scoring SCANS`" in written
     assert "| all | 40 | 0.912 |" in written
     assert "| s1 | 100 | 0 |\n| s3 | 100 | 400 |" in written
+    unseen = card(model, [tmp_path], tmp_path / "docs")
+    assert "Not drawn: there is no `scoring_pictures.csv`." in unseen
     assert "Not measured: there is no `scoring_phantoms_agreement.csv`." in written
 
 
