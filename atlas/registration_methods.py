@@ -48,6 +48,10 @@ DISPLACEMENT_LIMIT = 0.4
 """Largest displacement of a control point per stage, as a share of their distance: below it a
 cubic B-spline in three dimensions cannot fold."""
 
+BORDER = 1
+"""Control points beyond the image at every end: small images are hardly three of them wide, and
+what lies at their border moves, too."""
+
 LEARNING_RATE_VOX = 0.5
 """First step of the optimizer, voxels of the registration grid."""
 
@@ -267,10 +271,11 @@ def register_by_gradient(
     pull_back = dense_transform(before, mean.grid)
     values, inside = resampled(member, pull_back, mean.grid, counted=True)
     moving = tones(values, mean.modality)
-    lattice = tuple(int(np.ceil(n / s)) for n, s in zip(shape, spacing, strict=True))
+    lattice = (int(np.ceil(n / s)) + 2 * BORDER for n, s in zip(shape, spacing, strict=True))
     points = np.zeros((*lattice, 3))
     if start is not None:
-        points = bspline_control_points(start.to_transform(), mean.grid).control_points
+        known = bspline_control_points(start.to_transform(), mean.grid, border=BORDER)
+        points = known.control_points
     rate = LEARNING_RATE_VOX if start is None else WARM_RATE_VOX
     weight = bending_weight * spacing[0] ** 2
     steps = stage.steps if start is None else stage.warm_steps or stage.steps
@@ -286,7 +291,7 @@ def register_by_gradient(
         fixed_mask=batched(mean.weight),
         moving_mask=batched(inside),
     )[0]
-    return Warp.from_transform(bspline_transform(found, mean.grid, spacing=spacing))
+    return Warp.from_transform(bspline_transform(found, mean.grid, spacing=spacing, border=BORDER))
 
 
 @lru_cache(maxsize=8)
@@ -303,7 +308,8 @@ def _control_point_refiner(
         objective=Objective("ncc", bending_weight=bending_weight),
         displacement_limit=DISPLACEMENT_LIMIT,
     )
-    return ControlPointRefiner(options, spacing=spacing, spacing_mm=(1.0, 1.0, 1.0))
+    spacing_mm = (1.0, 1.0, 1.0)
+    return ControlPointRefiner(options, spacing=spacing, spacing_mm=spacing_mm, border=BORDER)
 
 
 def register_by_elastix(

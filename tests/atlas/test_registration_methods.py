@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from atlas import registration_methods
 from atlas.member import prepare_member
 from atlas.registration_methods import ComparedMean, Regions, register_by_gradient
 from atlas.settings import Stage
 from atlas.subject_transform import SubjectTransform
-from registration.geometry import Ellipsoid
+from registration.geometry import Ellipsoid, ImageGrid
 from tests.atlas.blob import SPACING_MM, known_maps, subject
 
 HEART = Ellipsoid((10.0, 0.0, 0.0), (30.0, 30.0, 30.0))
@@ -57,3 +58,26 @@ def test_focused_rounds_are_judged_where_they_look():
     assert mixed.judged(focused) == HEART
     assert mixed.judged(affine) is None
     assert alike.judged(focused) is None
+
+
+def test_what_lies_at_the_border_is_registered_as_what_lies_inside():
+    """A subject stretched along one axis: the displacement is largest at the border."""
+    n, spacing, stretch = 40, 16.0, 1.1
+    texture = gaussian_filter(np.random.default_rng(0).normal(size=(n, n, n)), 3.0)
+    texture = (texture - texture.min()) / np.ptp(texture)
+    middle = (n - 1) / 2
+    z, y, x = np.meshgrid(*(np.arange(n),) * 3, indexing="ij")
+    # the fixed image shows at z what the moving one has `stretch` times as far from the middle
+    fixed = map_coordinates(texture, [middle + (z - middle) * stretch, y, x], mode="nearest")
+    grid = ImageGrid((n, n, n), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    member = prepare_member(
+        grid.to_image(texture.astype(np.float32)), modality="other", spacing_mm=1.0
+    )
+    mean = ComparedMean(fixed.astype(np.float32), np.ones((n, n, n), np.float32), grid, "other")
+    stage = Stage("deformable", 1, control_point_spacing_vox=spacing, steps=120)
+    before = SubjectTransform(np.eye(4))
+    found = register_by_gradient(mean, member, before, None, stage, bending_weight=0.0)
+    transform = found.to_transform()
+    for index in (1, 4, 19, 34, 37):
+        moved = transform.TransformPoint((20.0, 20.0, float(index)))[2]
+        assert moved - index == pytest.approx((index - middle) * (stretch - 1.0), abs=0.15)
