@@ -39,7 +39,7 @@ CONFIG = RegistrationConfig(
 each see one, and votes of its cells nearer than one answer for all of them."""
 
 TRAINING = TrainingOptions(
-    steps=(4000, 2000, 1000, 1200),
+    steps=(4000, 2400, 1500, 2000),
     batch_size=4,
     learning_rate=2e-3,
     objective=OBJECTIVE,

@@ -103,9 +103,7 @@ def counted(scan: LatticeScan, model: Path) -> NDArray[np.float64]:
     from pipelines.model import SCORING_WEIGHTS_NAME, read_description
 
     settings = read_description(model)["scoring"]
-    predictor = Predictor(
-        settings["network"], tuple(settings["widths"]), model / SCORING_WEIGHTS_NAME
-    )
+    predictor = Predictor.from_settings(settings, model / SCORING_WEIGHTS_NAME)
     attention = lattice_attention(lambda inputs: predictor.predict(inputs, batch_size=8), scan)
     rule = CountingRule.from_dict(settings["counting"])
     flat, shape = flat_points(scan)

@@ -119,9 +119,9 @@ class Scorer:
         Args:
             heart: The heart in the atlas.
             settings: `network` (`"additive"` or `"plain"`), `widths`, and, where they
-                differ from the defaults, `decision`, `preset`, `counting` (see `CountingRule`),
-                `calibration` (see `Calibration`), and `heart` (`center_mm` and `radii_mm`) if
-                the network was trained with an ellipsoid of its own.
+                differ from the defaults, `members`, `decision`, `preset`, `counting` (see
+                `CountingRule`), `calibration` (see `Calibration`), and `heart` (`center_mm` and
+                `radii_mm`) if the network was trained with an ellipsoid of its own.
             weights: `.weights.h5` file, already verified.
             preset: Definition of the score; `None` for that of the settings.
             vessels: File of a `VesselAtlas`; `None` leaves lesions without territory.
@@ -131,7 +131,7 @@ class Scorer:
             KeyError: If `network` or `widths` is missing.
         """
         return cls(
-            Predictor(str(settings["network"]), tuple(settings["widths"]), weights),
+            Predictor.from_settings(settings, weights),
             Ellipsoid.from_dict(settings["heart"]) if "heart" in settings else heart,
             preset=preset or settings.get("preset", DEFAULT_PRESET),
             decision=settings.get("decision", "lesion"),

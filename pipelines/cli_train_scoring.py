@@ -45,6 +45,13 @@ import click
     help="Folder for simulated scans and checkpoints; a rerun goes on there.  [default: OUT/work]",
 )
 @click.option("--network", type=click.Choice(["additive", "plain"]), default="additive")
+@click.option(
+    "--members",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Additive networks trained one after the other, whose mean logit counts.",
+)
 @click.option("--simulated", type=click.IntRange(min=1), default=60, show_default=True)
 @click.option("--phantoms", type=click.IntRange(min=0), default=280, show_default=True)
 @click.option(
@@ -77,6 +84,7 @@ def command(
     annotations: Path | None,
     work: Path | None,
     network: str,
+    members: int,
     simulated: int,
     phantoms: int,
     validation_phantoms: int,
@@ -113,6 +121,7 @@ def command(
 
     recipe = ScoringRecipe(
         network=network,
+        members=members if network == "additive" else 1,
         widths=(12, 24, 40, 56) if network == "additive" else (12, 16, 24, 32, 48),
         learning_rate=2e-3 if network == "additive" else 1e-3,  # see `slice_regression`
         simulated=simulated,

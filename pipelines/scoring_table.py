@@ -143,8 +143,7 @@ def fine_tune_model(
         training, judges = split_scans(scans)
     except ValueError as error:
         raise UnusableScoreTable(f"{table.name}: {error}") from error
-    widths = tuple(scoring["widths"])
-    predictor = Predictor("additive", widths, place / SCORING_WEIGHTS_NAME)
+    predictor = Predictor.from_settings(scoring, place / SCORING_WEIGHTS_NAME)
     rule = CountingRule.from_dict(scoring["counting"]) if "counting" in scoring else CountingRule()
     vessels = VesselAtlas.load(place / VESSELS_NAME) if (place / VESSELS_NAME).is_file() else None
     found = fine_tune(

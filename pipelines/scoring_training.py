@@ -43,6 +43,10 @@ HELD_OUT_NAME = "held_out.csv"
 """Scores of scans that took part neither in the training nor in any choice."""
 
 
+JOINED_NAME = "joined.weights.h5"
+"""Weights of all members in one file."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoringRecipe:
     """Everything that decides the weights, besides the scans.
@@ -50,6 +54,8 @@ class ScoringRecipe:
     Args:
         network: `"additive"` or `"plain"`.
         widths: Kernels per level.
+        members: Networks, trained one after the other from seeds of their own, whose mean logit
+            counts.
         simulated: Semi-synthetic scans per background.
         phantoms: Phantoms, half of each kind and of each population.
         validation_phantoms: Further phantoms, which choose the best step.
@@ -63,6 +69,7 @@ class ScoringRecipe:
 
     network: str = "additive"
     widths: tuple[int, ...] = (12, 24, 40, 56)
+    members: int = 1
     simulated: int = 60
     phantoms: int = 280
     validation_phantoms: int = 40
@@ -78,6 +85,7 @@ class ScoringRecipe:
         """The command that trains by this recipe, with the folders left to the reader."""
         settings = {
             "network": self.network,
+            "members": self.members,
             "simulated": self.simulated,
             "phantoms": self.phantoms,
             "validation-phantoms": self.validation_phantoms,
@@ -110,18 +118,50 @@ def train_scoring(
     *,
     validation: Sequence[LatticeScan] = (),
 ) -> tuple[Path, Validation]:
-    """Train one scoring network, or go on where a killed training stopped.
+    """Train the members of a scoring network, or go on where a killed training stopped.
 
     Args:
         scans: Training scans, and those of held-out groups.
         recipe: What to train.
-        folder: Receives checkpoint, curve and weights.
+        folder: Receives checkpoint, curve and weights; those of further members in folders of
+            their own.
         validation: Further scans that the best step is chosen by.
 
     Returns:
         Path of the weights, and how they do on the scans that chose the step: those of
         `validation`, or held-out ones without any. Scores of the latter go to `HELD_OUT_NAME`.
     """
+    from calcium.networks.attention_unet import join_members
+
+    training = [s for s in scans if s.group not in recipe.hold_out]
+    left_out = [s for s in scans if s.group in recipe.hold_out]
+    # whoever is left out must not choose the step either, if anybody else can
+    judges = list(validation) or left_out
+    trained = []
+    for number in range(recipe.members):
+        own = folder / f"member-{number + 1}" if number else folder
+        trained.append(_train_member(number, training, judges, recipe, own))
+    networks = [network for network, _ in trained]
+    network, weights = networks[0], trained[0][1]
+    if recipe.members > 1:
+        network = join_members(networks, recipe.widths)
+        weights = folder / JOINED_NAME
+        network.save_weights(weights)
+    found = validate(network, judges, recipe.network)
+    if left_out:
+        scored = outcomes(network, left_out, recipe, found)
+        write_outcomes(folder / HELD_OUT_NAME, left_out, scored)
+    return weights, found
+
+
+def _train_member(
+    number: int,
+    scans: Sequence[LatticeScan],
+    judges: Sequence[LatticeScan],
+    recipe: ScoringRecipe,
+    folder: Path,
+) -> tuple[Any, Path]:
+    """One network with the best of its weights, and where these are."""
     import keras
 
     from calcium.networks.predictor import build_network
@@ -132,41 +172,34 @@ def train_scoring(
         train_network,
     )
 
-    keras.utils.set_random_seed(recipe.seed % 2**31)
+    seed = recipe.seed + number
+    keras.utils.set_random_seed(seed % 2**31)
     network = build_network(recipe.network, recipe.widths)
-    additive = recipe.network == "additive"
-    sampler = _sampler([s for s in scans if s.group not in recipe.hold_out], recipe)
-    left_out = [s for s in scans if s.group in recipe.hold_out]
-    # whoever is left out must not choose the step either, if anybody else can
-    judges = list(validation) or left_out
 
     def evaluate(trained: Any, step: int) -> dict[str, float]:
         found = dict(validate(trained, judges, recipe.network).metrics)
-        LOGGER.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})
+        told = {k: round(v, 3) for k, v in found.items()}
+        LOGGER.info("network %d of %d, step %d: %s", number + 1, recipe.members, step, told)
         return found
 
     weights = train_network(
         network,
-        sampler,
-        attention_loss if additive else regression_loss,
+        _sampler(scans, recipe, seed),
+        attention_loss if recipe.network == "additive" else regression_loss,
         folder,
         TrainingOptions(steps=recipe.steps, learning_rate=recipe.learning_rate),
         evaluate=evaluate if judges else None,
         best_by="log_error",
     )
-    found = validate(network, judges, recipe.network)
-    if left_out:
-        scored = outcomes(network, left_out, recipe, found)
-        write_outcomes(folder / HELD_OUT_NAME, left_out, scored)
-    return weights, found
+    return network, weights
 
 
-def _sampler(scans: Sequence[LatticeScan], recipe: ScoringRecipe) -> CropSampler:
+def _sampler(scans: Sequence[LatticeScan], recipe: ScoringRecipe, seed: int) -> CropSampler:
     """Crops for the additive network, whole slices for the plain one."""
     additive = recipe.network == "additive"
     return CropSampler(
         scans,
-        seed=recipe.seed,
+        seed=seed,
         batch_size=recipe.batch_size,
         crop_size=CROP_SIZE if additive else 256,
         block_sizes=BLOCK_SIZES if additive else (256,),
@@ -253,6 +286,7 @@ def model_sections(
         "scoring": {
             "network": recipe.network,
             "widths": list(recipe.widths),
+            "members": recipe.members,
             "decision": "lesion",
             "counting": validation.rule.to_dict(),
             "preset": "agatston-1990",

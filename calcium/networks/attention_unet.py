@@ -9,7 +9,10 @@ from calcium.networks.slice_inputs import INPUT_CHANNELS
 
 
 def attention_unet(
-    widths: Sequence[int] = (12, 24, 40, 56), *, input_channels: int = INPUT_CHANNELS
+    widths: Sequence[int] = (12, 24, 40, 56),
+    *,
+    members: int = 1,
+    input_channels: int = INPUT_CHANNELS,
 ) -> Any:
     """Small 2.5-D U-Net that gives an attention in [0, 1] per lattice point.
 
@@ -19,6 +22,8 @@ def attention_unet(
 
     Args:
         widths: Kernels per level; the first level works at half resolution.
+        members: Networks of one layout side by side, whose mean logit is what counts: what one of
+            them takes for calcium of the coronary arteries the others seldom do, too.
         input_channels: Channels of the input.
 
     Returns:
@@ -26,7 +31,7 @@ def attention_unet(
         `2 ** len(widths)`, output `(n, h, w, 1)`.
 
     Raises:
-        ValueError: If fewer than two widths are given.
+        ValueError: If fewer than two widths, or no members, are asked for.
 
     Source:
         Own, after Ronneberger et al., MICCAI 2015; additive score own.
@@ -34,11 +39,47 @@ def attention_unet(
     import keras
     from keras import layers
 
-    from calcium.networks.bilinear_doubling import BilinearDoubling
-
     if len(widths) < 2:
         raise ValueError(f"widths must name at least two levels. Received: {tuple(widths)}")
+    if members < 1:
+        raise ValueError(f"members must be 1 or more. Received: {members}")
     inputs = keras.Input((None, None, input_channels))
+    if members == 1:
+        x = _logits(inputs, widths)
+    else:
+        parts = []
+        for number in range(members):
+            own = keras.Input((None, None, input_channels))
+            parts.append(keras.Model(own, _logits(own, widths), name=member_name(number))(inputs))
+        x = layers.Average()(parts)
+    return keras.Model(inputs, layers.Activation("sigmoid")(x), name="attention_unet")
+
+
+def member_name(number: int) -> str:
+    """Name of a member's layer, counted from 0."""
+    return f"member_{number + 1}"
+
+
+def join_members(networks: Sequence[Any], widths: Sequence[int]) -> Any:
+    """One network of some that were trained apart, in their order.
+
+    Args:
+        networks: Attention networks of one member each, at least one.
+        widths: Kernels per level of all.
+    """
+    if len(networks) == 1:
+        return networks[0]
+    joined = attention_unet(widths, members=len(networks))
+    for number, network in enumerate(networks):
+        joined.get_layer(member_name(number)).set_weights(network.get_weights())
+    return joined
+
+
+def _logits(inputs: Any, widths: Sequence[int]) -> Any:
+    from keras import layers
+
+    from calcium.networks.bilinear_doubling import BilinearDoubling
+
     x = layers.Conv2D(widths[0], 4, strides=2, padding="same", activation="elu")(inputs)
     skips = []
     for width in widths[1:]:
@@ -51,5 +92,4 @@ def attention_unet(
         x = layers.Concatenate()([x, skip])
         x = layers.Conv2D(width, 3, padding="same", activation="elu")(x)
     x = layers.Conv2D(1, 3, padding="same")(x)
-    x = BilinearDoubling()(x)
-    return keras.Model(inputs, layers.Activation("sigmoid")(x), name="attention_unet")
+    return BilinearDoubling()(x)

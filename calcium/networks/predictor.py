@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,27 @@ NETWORKS = ("additive", "plain")
 """Names of the networks behind the one interface."""
 
 
-def build_network(name: str, widths: Sequence[int]) -> Any:
+def build_network(name: str, widths: Sequence[int], members: int = 1) -> Any:
     """Untrained network of a name.
 
     Args:
         name: `"additive"` (attention U-Net) or `"plain"` (slice regression).
         widths: Kernels per level.
+        members: Additive networks whose mean logit counts.
 
     Returns:
         A `keras.Model`.
 
     Raises:
-        ValueError: If there is no network of that name.
+        ValueError: If there is no network of that name, or several plain ones are asked for.
     """
     if name == "additive":
         from calcium.networks.attention_unet import attention_unet
 
-        return attention_unet(widths)
+        return attention_unet(widths, members=members)
     if name == "plain":
+        if members != 1:
+            raise ValueError(f"the plain network has one member. Received: {members}")
         from calcium.networks.slice_regression import slice_regression
 
         return slice_regression(widths)
@@ -47,16 +50,22 @@ class Predictor:
         network_name: `"additive"` or `"plain"`.
         widths: Kernels per level.
         weights: `.weights.h5` file; `None` keeps the random weights of construction.
+        members: Additive networks whose mean logit counts.
 
     Raises:
         ValueError: If there is no network of that name, or the weights do not fit it.
     """
 
     def __init__(
-        self, network_name: str, widths: tuple[int, ...], weights: Path | None = None
+        self,
+        network_name: str,
+        widths: tuple[int, ...],
+        weights: Path | None = None,
+        *,
+        members: int = 1,
     ) -> None:
         self.network_name = network_name
-        self.network = build_network(network_name, widths)
+        self.network = build_network(network_name, widths, members)
         self._call: Any = None
         if weights is not None:
             self._load(weights, widths)
@@ -72,6 +81,21 @@ class Predictor:
                     f"the weights must fit the network {self.network_name} {widths}. "
                     f"Received: {weights.name}"
                 ) from error
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], weights: Path) -> Predictor:
+        """Predictor of a model folder's scoring section.
+
+        Args:
+            settings: `network`, `widths` and, if there are several, `members`.
+            weights: `.weights.h5` file, already verified.
+
+        Raises:
+            ValueError: If there is no network of that name, or the weights do not fit it.
+            KeyError: If `network` or `widths` is missing.
+        """
+        name, widths = str(settings["network"]), tuple(settings["widths"])
+        return cls(name, widths, weights, members=int(settings.get("members", 1)))
 
     def predict(self, inputs: NDArray[np.float32], *, batch_size: int) -> NDArray[np.float32]:
         """Network output of slices.

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from calcium.networks.attention_unet import join_members
 from calcium.networks.predictor import Predictor, build_network
 from calcium.networks.slice_inputs import INPUT_CHANNELS, slice_inputs
 from calcium.networks.slice_regression import slice_scores
@@ -62,6 +63,32 @@ def test_input_channels_are_windows_candidates_and_coordinates():
     got = slice_inputs(context, area, place)[0, 0, 0]
     # (150 - 40) / 220; (95 - 40) / 220; clipped above and below; 600 / 1200; the rest as given
     assert got == pytest.approx([0.5, 0.25, 1.0, 0.0, -1.0, 0.5, 0.4, 0.1, -0.2, 0.3])
+
+
+def test_several_members_answer_by_their_mean_logit(tmp_path):
+    parts = [build_network("additive", (4, 6)) for _ in range(3)]
+    joined = join_members(parts, (4, 6))
+    path = tmp_path / "joined.weights.h5"
+    joined.save_weights(path)
+    settings = {"network": "additive", "widths": [4, 6], "members": 3}
+    inputs = np.random.default_rng(5).normal(size=(2, 16, 24, INPUT_CHANNELS)).astype(np.float32)
+    answers = [np.asarray(part(inputs), float) for part in parts]
+    logits = np.mean([np.log(a / (1.0 - a)) for a in answers], axis=0)
+    found = Predictor.from_settings(settings, path).predict(inputs, batch_size=2)
+    np.testing.assert_allclose(found, 1.0 / (1.0 + np.exp(-logits)), atol=1e-5)
+    assert np.ptp([a.mean() for a in answers]) > 1e-3
+    assert join_members(parts[:1], (4, 6)) is parts[0]
+
+
+def test_members_are_asked_for_where_there_can_be_any(tmp_path):
+    with pytest.raises(ValueError, match="members must be 1 or more"):
+        build_network("additive", (4, 6), 0)
+    with pytest.raises(ValueError, match="the plain network has one member"):
+        build_network("plain", (4, 6, 8), 2)
+    path = tmp_path / "one.weights.h5"
+    build_network("additive", (4, 6)).save_weights(path)
+    with pytest.raises(ValueError, match="the weights must fit"):
+        Predictor("additive", (4, 6), path, members=2)
 
 
 def test_two_levels_are_the_least():

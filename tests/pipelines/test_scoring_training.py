@@ -3,8 +3,11 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from calcium.networks.attention_unet import member_name
+from calcium.networks.predictor import build_network
 from calcium.training_data import lattice_scan
 from pipelines.scoring_training import (
     HELD_OUT_NAME,
@@ -45,6 +48,31 @@ def test_who_is_left_out_is_scored_and_chooses_nothing(tmp_path):
     assert [(row["scan_id"], row["group"]) for row in rows] == [(out.name, "absent")]
     assert float(rows[0]["truth"]) == pytest.approx(out.agatston, abs=0.01)
     assert not (tmp_path / "b" / HELD_OUT_NAME).exists()
+
+
+def test_members_are_trained_from_seeds_of_their_own_and_joined(tmp_path):
+    scans = [lattice_scan(labeled(k), LATTICE_HEART) for k in range(3)]
+    out, judge = replace(scans[1], group="absent"), scans[2]
+    recipe = ScoringRecipe(
+        widths=(4, 6), members=2, steps=4, batch_size=2, seed=5, hold_out=("absent",)
+    )
+    weights, found = train_scoring([scans[0], out], recipe, tmp_path / "a", validation=[judge])
+    joined = build_network("additive", (4, 6), 2)
+    joined.load_weights(weights)
+    for number, folder in enumerate((tmp_path / "a", tmp_path / "a" / "member-2")):
+        alone = build_network("additive", (4, 6))
+        alone.load_weights(folder / "best.weights.h5")
+        kept = joined.get_layer(member_name(number)).get_weights()
+        assert all(map(np.array_equal, kept, alone.get_weights()))
+    # the second is what a training from the next seed gives
+    other = replace(recipe, members=1, seed=6)
+    following, _ = train_scoring([scans[0], out], other, tmp_path / "b", validation=[judge])
+    alone.load_weights(following)
+    assert all(map(np.array_equal, kept, alone.get_weights()))
+    assert (tmp_path / "a" / HELD_OUT_NAME).exists()
+    sections = model_sections(recipe, HEART, ["a"], found)
+    assert sections["scoring"]["members"] == 2
+    assert "--members 2" in sections["training"]["scoring"]["command"]
 
 
 @pytest.mark.slow
