@@ -34,8 +34,7 @@ SLICES = 3
 HALF_WIDTH = 96
 """Lattice points shown to every side of the middle of the heart: 67 mm."""
 
-PALETTE = 96
-"""Colors of a picture."""
+WEBP_QUALITY = 88
 
 COLORS = {
     "counted, coronary": "#2ca02c",
@@ -63,7 +62,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     table = []
     for row in chosen(rows, options.worst):
-        path = options.out / f"{row['scan']}.png"
+        path = options.out / f"{row['scan']}.webp"
         path.write_bytes(_picture(row["fold"], str(row["scan"])))
         shown = {key: value for key, value in row.items() if key != "fold"}
         table.append({**shown, "picture": path.name})
@@ -80,7 +79,7 @@ def chosen(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
 
 
 def _picture(fold: Sequence[Path], name: str) -> bytes:
-    """PNG of one scan of a fold."""
+    """WebP of one scan of a fold."""
     work, model = fold
     scan = load_lattice_scan(work / "scans" / f"{_file_stem(work, name)}.npz")
     return draw(scan, counted(scan, model))
@@ -125,7 +124,7 @@ def shown_slices(scan: LatticeScan, kind: NDArray[np.intp]) -> list[int]:
 
 
 def draw(scan: LatticeScan, value: NDArray[np.floating]) -> bytes:
-    """PNG: slices as they are, and below with the outlines of what counts and what does not."""
+    """WebP: slices as they are, and below with the outlines of what counts and what does not."""
     from registration.figures import panels, png
 
     kind = kinds(scan, value)
@@ -155,11 +154,11 @@ def draw(scan: LatticeScan, value: NDArray[np.floating]) -> bytes:
 
 
 def _smaller(picture: bytes) -> bytes:
-    """A PNG of few colors, a third as large."""
+    """A PNG as WebP, a fifth as large."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(PALETTE).save(buffer, "PNG")
+    Image.open(io.BytesIO(picture)).convert("RGB").save(buffer, "WEBP", quality=WEBP_QUALITY)
     return buffer.getvalue()
 
 
