@@ -1,4 +1,4 @@
-"""How training crops are changed: anatomy, coordinates, attenuation and fat of people not seen."""
+"""How training crops are changed: coordinates, attenuation and fat of patients not seen."""
 
 from __future__ import annotations
 
@@ -21,43 +21,6 @@ AIR_EDGE_HU = -145.0
 
 
 @dataclass(frozen=True, slots=True)
-class CropWarp:
-    """Where the points of a crop lie in its slice: a turned, stretched and bent heart.
-
-    The coordinates stay: hearts are turned in the chest, and stretched, by more than the alignment
-    to an atlas takes out.
-
-    Args:
-        matrix: From the crop's points, measured from its middle, to those of the slice, `(2, 2)`.
-        bend: Lattice points that the quadratic terms (rows², rows columns, columns²) move the
-            edges of a crop by, shape `(3, 2)`.
-    """
-
-    matrix: NDArray[np.float64]
-    bend: NDArray[np.float64]
-
-    def places(self, corner: tuple[int, int], size: int) -> NDArray[np.float64]:
-        """Lattice row and column that every point of a crop shows, shape `(2, size, size)`.
-
-        Args:
-            corner: First lattice row and column of the crop.
-            size: Lattice points per side.
-        """
-        half = (size - 1) / 2.0
-        offset = np.arange(size) - half
-        rows, cols = offset[:, None] / half, offset[None, :] / half
-        terms = (rows * rows + 0.0 * cols, rows * cols, cols * cols + 0.0 * rows)
-        found = np.empty((2, size, size))
-        for axis in range(2):
-            linear = self.matrix[axis, 0] * offset[:, None] + self.matrix[axis, 1] * offset[None, :]
-            bent = sum(
-                amount * term for amount, term in zip(self.bend[:, axis], terms, strict=True)
-            )
-            found[axis] = corner[axis] + half + linear + bent
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class CropAugmentation:
     """What is drawn anew for every training crop.
 
@@ -67,21 +30,12 @@ class CropAugmentation:
         hu_shift_sd: Standard deviation of a shift of the shown attenuation, HU.
         lean_share: Share of crops whose fat is brought towards muscle, by any part: the
             groove that an artery runs in shows only where there is fat.
-        warped_share: Share of crops whose anatomy is changed in the plane.
-        turn_sd_deg: Standard deviation of their angle.
-        stretch_sd: Standard deviation of the logarithm of their scale, and half that of the ratio
-            of their axes.
-        bend_sd: Standard deviation of their quadratic terms, lattice points at the edge.
     """
 
     shift_units: float = 0.13
     scale_sd: float = 0.1
     hu_shift_sd: float = 8.0
     lean_share: float = 0.35
-    warped_share: float = 0.75
-    turn_sd_deg: float = 9.0
-    stretch_sd: float = 0.1
-    bend_sd: float = 2.5
 
     def draw(self, rng: np.random.Generator) -> CropChange:
         """Changes of one crop."""
@@ -91,20 +45,7 @@ class CropAugmentation:
             unit_scale=1.0 + rng.normal(0.0, self.scale_sd, 3),
             hu_shift=float(rng.normal(0.0, self.hu_shift_sd)),
             lean=lean,
-            warp=self._warp(rng) if rng.random() < self.warped_share else None,
         )
-
-    def _warp(self, rng: np.random.Generator) -> CropWarp:
-        """Turn, scale, stretch along a drawn direction, and bend."""
-        turn, along = np.deg2rad(rng.normal(0.0, self.turn_sd_deg)), rng.uniform(0.0, np.pi)
-        scale, ratio = np.exp(rng.normal(0.0, self.stretch_sd, 2) * (1.0, 0.5))
-        axes = _turned(along)
-        stretched = axes @ np.diag([scale * ratio, scale / ratio]) @ axes.T
-        return CropWarp(_turned(turn) @ stretched, rng.normal(0.0, self.bend_sd, (3, 2)))
-
-
-def _turned(angle: float) -> NDArray[np.float64]:
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +57,15 @@ class CropChange:
         unit_scale: Factor on the coordinates, shape `(3,)`.
         hu_shift: Added to the shown attenuation of the context, HU.
         lean: Part of the way from fat to muscle, 0-1.
-        warp: How the anatomy is changed; not at all by default.
     """
 
     unit_shift: NDArray[np.float64]
     unit_scale: NDArray[np.float64]
     hu_shift: float = 0.0
     lean: float = 0.0
-    warp: CropWarp | None = None
 
     def apply(self, inputs: NDArray[np.float32]) -> None:
-        """Change a network input in place, shape `(h, w, 10)`; calcium and candidates stay.
-
-        The warp is not part of it: it takes points from beyond the crop.
-        """
+        """Change a network input in place, shape `(h, w, 10)`; calcium and candidates stay."""
         context = inputs[..., :CONTEXT_SLICES]
         if self.lean > 0:
             context[:] = leaner(context, self.lean)

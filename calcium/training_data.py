@@ -56,47 +56,10 @@ class CropMaps:
     area: NDArray[np.float32]
     component: NDArray[np.int32]
 
-    def at(self, places: NDArray[np.float64]) -> CropMaps:
-        """The nearest points of other places; nothing lies outside.
-
-        Args:
-            places: Rows and columns, shape `(2, h, w)`.
-        """
-        rows, cols = np.rint(places).astype(np.int64)
-        height, width = self.density.shape
-        inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
-        nearest = np.clip(rows, 0, height - 1), np.clip(cols, 0, width - 1)
-        values = (self.density, self.coronary, self.area)
-        density, coronary, area = (np.where(inside, v[nearest], np.float32(0)) for v in values)
-        component = np.where(inside, self.component[nearest], np.int32(-1))
-        return CropMaps(density, coronary, area, component)
-
     def mark_lesions(self, image: NDArray[np.int32], *, first: int) -> None:
         """Write the in-plane lesions into an image, counted from `first`."""
         here = self.component >= 0
         image[here] = first + np.unique(self.component[here], return_inverse=True)[1]
-
-
-def bilinear(images: NDArray[np.integer], places: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Images between their points; outside, the outermost ones are repeated.
-
-    Args:
-        images: Shape `(n, h, w)`.
-        places: Rows and columns, shape `(2, a, b)`.
-
-    Returns:
-        Shape `(n, a, b)`.
-    """
-    parts = []
-    for place, count in zip(places, images.shape[1:], strict=True):
-        place = np.clip(place, 0, count - 1)
-        first = np.minimum(place.astype(np.int64), count - 2)
-        parts.append((first, (place - first).astype(np.float32)))
-    (row, down), (col, right) = parts
-    above, below = (
-        images[:, r, col] * (1 - right) + images[:, r, col + 1] * right for r in (row, row + 1)
-    )
-    return np.asarray(above * (1 - down) + below * down, np.float32)
 
 
 @dataclass(frozen=True)
@@ -155,13 +118,8 @@ class LatticeScan:
         cols = slice(corner[1], corner[1] + size)
         shown = np.clip(number + self.field.context_offsets, 0, len(self.hu) - 1)
         coordinates = self.field.coordinates(self.field.slices[0] + number, rows, cols)
-        if change is None or change.warp is None:
-            maps = self._maps(number, corner, size)
-            context = self.hu[shown][:, rows, cols].astype(np.float32)
-        else:
-            places = change.warp.places(corner, size)
-            maps = self._maps(number, (0, 0), LATTICE_SIZE).at(places)
-            context = bilinear(self.hu[shown], places)
+        maps = self._maps(number, corner, size)
+        context = self.hu[shown][:, rows, cols].astype(np.float32)
         inputs = slice_inputs(context[None], maps.area[None], coordinates[None])[0]
         if change is not None:
             change.apply(inputs)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from calcium.crop_augmentation import CropAugmentation, CropChange, CropWarp, leaner
+from calcium.crop_augmentation import CropAugmentation, CropChange, leaner
 from calcium.networks.slice_inputs import slice_inputs
 
 
@@ -37,29 +37,6 @@ def test_a_change_leaves_calcium_and_candidates_alone():
     assert changed[..., :5] == pytest.approx(inputs[..., :5] + 0.1, abs=1e-6)
     assert (changed[..., 5:7] == inputs[..., 5:7]).all()
     assert changed[..., 7:] == pytest.approx(inputs[..., 7:] * scale + shift, abs=1e-6)
-
-
-def test_a_warp_keeps_the_middle_and_moves_the_edge_as_it_says():
-    bend = np.zeros((3, 2))
-    bend[0] = (3.0, -2.0)  # rows²: what lies above or below the middle
-    places = CropWarp(np.diag([1.1, 0.9]), bend).places((10, 20), 101)
-    assert places[:, 50, 50] == pytest.approx([60.0, 70.0])
-    assert places[:, 100, 50] == pytest.approx([60.0 + 55.0 + 3.0, 70.0 - 2.0])
-    assert places[:, 50, 0] == pytest.approx([60.0, 70.0 - 45.0])
-
-
-def test_drawn_warps_turn_and_stretch_by_as_much_as_they_should():
-    rng = np.random.default_rng(2)
-    drawn = [CropAugmentation(warped_share=0.5).draw(rng).warp for _ in range(2000)]
-    warps = [warp for warp in drawn if warp is not None]
-    assert len(warps) == pytest.approx(1000, abs=80)
-    size = [np.log(np.linalg.det(warp.matrix)) / 2 for warp in warps]
-    assert np.std(size) == pytest.approx(0.1, abs=0.01)
-    angle = [
-        np.rad2deg(np.arctan2(m[1, 0] - m[0, 1], np.trace(m))) for m in (w.matrix for w in warps)
-    ]
-    assert np.std(angle) == pytest.approx(9.0, abs=0.8)
-    assert np.std([warp.bend for warp in warps]) == pytest.approx(2.5, abs=0.15)
 
 
 def test_shares_of_changed_crops_are_kept():

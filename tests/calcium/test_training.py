@@ -4,7 +4,6 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from calcium.crop_augmentation import CropChange, CropWarp
 from calcium.density import agatston_density
 from calcium.labeled_scan import LabeledScan
 from calcium.networks.predictor import build_network
@@ -67,38 +66,6 @@ def test_saved_lattice_scans_come_back_equal(tmp_path):
     assert np.array_equal(first, second)
     assert all(map(np.array_equal, astuple(maps), astuple(same)))
     assert again.field.grid == scan.field.grid
-
-
-def turned(matrix) -> CropChange:
-    return CropChange(np.zeros(3), np.ones(3), warp=CropWarp(np.array(matrix), np.zeros((3, 2))))
-
-
-def test_a_crop_that_is_turned_shows_the_turned_anatomy_and_its_calcium():
-    scan = lattice_scan(labeled(), HEART)
-    number = int(scan.points[scan.coronary > 0][0, 0])
-    plain, maps = scan.crop(number, (64, 40), 128)
-    assert maps.coronary.sum() > 0
-    same, kept = scan.crop(number, (64, 40), 128, change=turned([[1, 0], [0, 1]]))
-    np.testing.assert_allclose(same, plain, atol=1e-5)
-    assert all(map(np.array_equal, astuple(kept), astuple(maps)))
-    # rows of the crop run along the columns of the slice
-    moved, there = scan.crop(number, (64, 40), 128, change=turned([[0, 1], [-1, 0]]))
-    assert not np.allclose(moved[..., :7], plain[..., :7], atol=0.1)
-    np.testing.assert_allclose(moved[..., :7], np.rot90(plain[..., :7]), atol=1e-5)
-    np.testing.assert_array_equal(moved[..., 7:], plain[..., 7:])
-    for found, before in zip(astuple(there), astuple(maps), strict=True):
-        np.testing.assert_array_equal(found, np.rot90(before))
-
-
-def test_beyond_the_slice_there_are_no_candidates():
-    scan = lattice_scan(labeled(), HEART)
-    number = int(scan.points[0, 0])
-    _, maps = scan.crop(number, (64, 64), 128, change=turned(np.eye(2) * 4.0))
-    assert maps.density[32:96, 32:96].sum() > 0
-    outside = np.ones((128, 128), bool)
-    outside[32:96, 32:96] = False
-    assert not maps.density[outside].any()
-    assert (maps.component[outside] == -1).all()
 
 
 def test_batches_depend_on_seed_and_step_alone():
