@@ -40,28 +40,6 @@ BLOCK_SIZES = (128, 32)
 """Squares whose scores enter the loss, lattice points per side."""
 
 
-@dataclass(frozen=True, slots=True)
-class CropMaps:
-    """Candidates of a square of a slice, as images.
-
-    Args:
-        density: Agatston density, shape `(size, size)`.
-        coronary: The part of it that is coronary, same shape.
-        area: Share of each point that is candidate, same shape.
-        component: In-plane component of each point, -1 for none, same shape.
-    """
-
-    density: NDArray[np.float32]
-    coronary: NDArray[np.float32]
-    area: NDArray[np.float32]
-    component: NDArray[np.int32]
-
-    def mark_lesions(self, image: NDArray[np.int32], *, first: int) -> None:
-        """Write the in-plane lesions into an image, counted from `first`."""
-        here = self.component >= 0
-        image[here] = first + np.unique(self.component[here], return_inverse=True)[1]
-
-
 @dataclass(frozen=True)
 class LatticeScan:
     """One labeled scan as the networks see it.
@@ -102,8 +80,8 @@ class LatticeScan:
         size: int,
         *,
         change: CropChange | None = None,
-    ) -> tuple[NDArray[np.float32], CropMaps]:
-        """Input and candidates of one square of one slice.
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Input, density and coronary density of one square of one slice.
 
         Args:
             number: Slice, counted from the field's first.
@@ -112,18 +90,30 @@ class LatticeScan:
             change: What is changed about the input; nothing by default.
 
         Returns:
-            Input `(size, size, 10)`, and what lies in the square.
+            Input `(size, size, 10)`, density and coronary density `(size, size)`.
         """
         rows = slice(corner[0], corner[0] + size)
         cols = slice(corner[1], corner[1] + size)
         shown = np.clip(number + self.field.context_offsets, 0, len(self.hu) - 1)
         coordinates = self.field.coordinates(self.field.slices[0] + number, rows, cols)
-        maps = self._maps(number, corner, size)
+        maps = np.zeros((3, size, size), np.float32)
+        here = self._points_in(number, corner, size)
+        local = self.points[here, 1:] - np.array(corner)
+        for image, values in zip(maps, (self.density, self.coronary, self.area), strict=True):
+            image[local[:, 0], local[:, 1]] = values[here]
         context = self.hu[shown][:, rows, cols].astype(np.float32)
-        inputs = slice_inputs(context[None], maps.area[None], coordinates[None])[0]
+        inputs = slice_inputs(context[None], maps[None, 2], coordinates[None])[0]
         if change is not None:
             change.apply(inputs)
-        return inputs, maps
+        return inputs, maps[0], maps[1]
+
+    def mark_lesions(
+        self, image: NDArray[np.int32], number: int, corner: tuple[int, int], *, first: int
+    ) -> None:
+        """Write the in-plane lesions of a square of a slice into an image, counted from `first`."""
+        here = self._points_in(number, corner, len(image))
+        rows, cols = (self.points[here, 1:] - np.array(corner)).T
+        image[rows, cols] = first + np.unique(self.component[here], return_inverse=True)[1]
 
     def unit_coordinates(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Heart-unit coordinates of lattice points (slice, row, column), shape `(n, 3)`."""
@@ -144,17 +134,6 @@ class LatticeScan:
         part = self.points[first:last, 1:] - np.array(corner)
         inside = np.all((part >= 0) & (part < size), axis=1)
         return np.asarray(first + np.flatnonzero(inside))
-
-    def _maps(self, number: int, corner: tuple[int, int], size: int) -> CropMaps:
-        """What the points of a square say."""
-        here = self._points_in(number, corner, size)
-        rows, cols = (self.points[here, 1:] - np.array(corner)).T
-        values = np.zeros((3, size, size), np.float32)
-        for image, column in zip(values, (self.density, self.coronary, self.area), strict=True):
-            image[rows, cols] = column[here]
-        lesion = np.full((size, size), -1, np.int32)
-        lesion[rows, cols] = self.component[here]
-        return CropMaps(values[0], values[1], values[2], lesion)
 
 
 def lattice_scan(
@@ -325,10 +304,10 @@ class CropSampler:
             which = int(rng.integers(len(self.scans)))
             number, corner = self._place(rng, which)
             scan = self.scans[which]
-            change = self.augmentation.draw(rng)
-            inputs[item], maps = scan.crop(number, corner, size, change=change)
-            density[item], wanted[item] = maps.density, maps.coronary
-            maps.mark_lesions(lesions[item], first=int(lesions.max()) + 1)
+            inputs[item], density[item], wanted[item] = scan.crop(
+                number, corner, size, change=self.augmentation.draw(rng)
+            )
+            scan.mark_lesions(lesions[item], number, corner, first=int(lesions.max()) + 1)
         lesion_scores = np.bincount(lesions.ravel(), wanted.ravel()).astype(np.float32)
         scores = tuple(block_sums(wanted, b) for b in self.block_sizes)
         return Batch(inputs, density, scores, lesions, lesion_scores)
