@@ -42,7 +42,7 @@ class AlignmentRecipe:
         hold_out: Names of scans that choose the weights instead of teaching them.
     """
 
-    steps: int = 2400
+    steps: int = 1500
     seed: int = 0
     phantoms: int = 10
     phantom_seed: int = 900_000

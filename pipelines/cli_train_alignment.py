@@ -21,7 +21,7 @@ import click
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for checkpoint and curves; a rerun goes on there.  [default: OUT/work]",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=2400, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=1500, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--phantoms",

@@ -53,7 +53,7 @@ import click
     help="Additive networks trained one after the other, whose mean logit counts.",
 )
 @click.option("--simulated", type=click.IntRange(min=1), default=60, show_default=True)
-@click.option("--phantoms", type=click.IntRange(min=0), default=280, show_default=True)
+@click.option("--phantoms", type=click.IntRange(min=0), default=120, show_default=True)
 @click.option(
     "--validation-phantoms",
     type=click.IntRange(min=0),
@@ -61,7 +61,7 @@ import click
     show_default=True,
     help="Further phantoms, by which the best step is chosen.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=6000, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=20261123, show_default=True)
 @click.option(
     "--hold-out",

@@ -71,9 +71,9 @@ class ScoringRecipe:
     widths: tuple[int, ...] = (12, 24, 40, 56)
     members: int = 1
     simulated: int = 60
-    phantoms: int = 280
+    phantoms: int = 120
     validation_phantoms: int = 40
-    steps: int = 6000
+    steps: int = 5000
     batch_size: int = 16
     learning_rate: float = 2e-3
     seed: int = 20261123

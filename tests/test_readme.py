@@ -97,7 +97,7 @@ def test_presets_are_those_that_exist() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_targets_exist(document: str) -> None:
     targets = set(MAKE_TARGET.findall(read("Makefile")))
-    assert {"setup", "demo", "test", "lint", "types", "bench"} <= targets
+    assert {"setup", "demo", "test", "lint", "types", "bench", "model"} <= targets
     for line in code_lines(document):
         words = line.split()
         if len(words) > 1 and words[0] == "make":
