@@ -8,22 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from atlas import tasks
 from atlas.atlas_mean import AtlasMean, read_mean, write_mean, write_planes
 from atlas.averaging import average
 from atlas.mean_update import AtlasError, MeanUpdate
 from atlas.progress import Progress
-from atlas.quality import (
-    Doubt,
-    change,
-    doubtful,
-    mean_pairwise_correlation,
-    sharpness,
-    with_unplaced,
-)
+from atlas.quality import Doubt, change, mean_pairwise_correlation, sharpness
 from atlas.registration_methods import Regions
+from atlas.round_subjects import LEAST_AVERAGED, round_subjects
 from atlas.settings import AtlasSettings, Stage
 from atlas.sharpening import sharpened
 from atlas.start_reference import START_VARIANT, StartReference
@@ -118,7 +110,7 @@ class AtlasBuilder:
         self._keep_rounds = keep_rounds
         self._report = report
         self._on_progress = on_progress
-        if len(self.training) < 2:
+        if len(self.training) < LEAST_AVERAGED:
             raise AtlasError(
                 "an atlas needs at least two usable subjects that are not held out; "
                 f"there are {len(self.training)}"
@@ -207,20 +199,15 @@ class AtlasBuilder:
         started = time.monotonic()
         stage = self.settings.stages[stage_number]
         self._register(number, stage_number, stage, regions)
-        found = self._found(number)
-        doubts = self._doubts(found, stage, records)
-        averaged = _without(self.training, doubts)
-        if len(averaged) < 2:
-            told = "; ".join(f"{doubt.subject_id}: {doubt.reason}" for doubt in doubts)
-            raise AtlasError(f"fewer than two subjects fit each other. Left out: {told}")
-        kept_out = _without(self.held_out, doubts)
-        judged = kept_out or averaged
-        similarities = {name: float(facts["similarity"]) for name, (_, facts) in found.items()}
+        subjects = round_subjects(
+            self._found(number), self.training, self.held_out, stage, self.settings, records
+        )
+        averaged = subjects.averaged
         before = read_mean(self.work.mean(number - 1))
         last = [r for r in records if r["stage_number"] == stage_number]
         verdict = _Verdict(
             rounds=len(last) + 1,
-            similarity=_mean_of(similarities, judged),
+            similarity=subjects.judged_similarity,
             last_similarity=last[-1]["judged_similarity"] if last else None,
         )
         if stage.kind != "deformable":
@@ -248,36 +235,17 @@ class AtlasBuilder:
             "stage_number": stage_number,
             "stage_over": over,
             "variant": variant,
-            "similarity": _mean_of(similarities, averaged),
-            "held_out_similarity": _mean_of(similarities, kept_out) if kept_out else None,
-            "judged_similarity": verdict.similarity,
+            **subjects.told(),
             "change": changed,
             "mean_displacement_mm": drift,
             "sharpness": sharpness(mean),
             "pairwise_ncc": mean_pairwise_correlation(
                 self._moved(number, variant, averaged), mean, self.settings.modality
             ),
-            "averaged": list(averaged),
-            "left_out": [
-                {"subject_id": doubt.subject_id, "reason": doubt.reason} for doubt in doubts
-            ],
-            "similarities": {name: round(value, 5) for name, value in similarities.items()},
             "seconds": round(time.monotonic() - started, 2),
         }
         self.work.write_record(number, record)
         return record
-
-    def _doubts(
-        self,
-        found: Mapping[str, tuple[Matrix, Mapping[str, Any]]],
-        stage: Stage,
-        records: Sequence[Mapping[str, Any]],
-    ) -> tuple[Doubt, ...]:
-        """Who is left out of a round."""
-        doubts = doubtful(found, self.training, self.settings)
-        if stage.kind == "deformable":
-            doubts = with_unplaced(doubts, records, self.settings.stages)
-        return doubts
 
     def _register(self, number: int, stage_number: int, stage: Stage, regions: Regions) -> None:
         """Register whoever is not registered yet; who cannot be keeps the last transform."""
@@ -392,12 +360,3 @@ def _grid(described: Mapping[str, Any]) -> ImageGrid:
     return ImageGrid(
         tuple(described["size"]), tuple(described["spacing"]), tuple(described["origin"])
     )
-
-
-def _without(names: Sequence[str], doubts: Sequence[Doubt]) -> tuple[str, ...]:
-    left_out = {doubt.subject_id for doubt in doubts}
-    return tuple(name for name in names if name not in left_out)
-
-
-def _mean_of(values: Mapping[str, float], names: Sequence[str]) -> float:
-    return float(np.mean([values[name] for name in names])) if names else float("nan")
