@@ -111,7 +111,10 @@ def find_series(
 
 
 def _find_among(paths: list[Path], bases: dict[Path, Path]) -> list[SeriesCandidate]:
-    headers, damaged, candidates = [], [], []
+    headers: list[FileHeader] = []
+    candidates: list[SeriesCandidate] = []
+    damaged: list[Path] = []
+    unknown: list[Path] = []
     for path in paths:
         head = b""
         try:
@@ -125,11 +128,12 @@ def _find_among(paths: list[Path], bases: dict[Path, Path]) -> list[SeriesCandid
             elif is_zip(head) and path.suffix.lower() == ".zip":  # `list_files` could not open it
                 candidates.append(SeriesCandidate((path,), "", base=bases[path]))
             elif _is_ruin(head, path):
-                damaged.append(path)
+                (damaged if _has_dicom_suffix(path) else unknown).append(path)
         except UnreadableFile as error:
             if has_preamble(head) or _is_ruin(b"", path):
                 _LOGGER.warning("%s: %s", display_name(path, bases[path]), error)
                 damaged.append(path)
+    damaged.extend(_named_like_slices(unknown, headers))
     candidates.extend(_dicom_candidates(headers, damaged, bases))
     return candidates
 
@@ -139,9 +143,20 @@ def _is_ruin(head: bytes, path: Path) -> bool:
     suffix = path.suffix.lower()
     if path.name.startswith("."):  # what file managers leave behind
         return False
-    return suffix in _DICOM_SUFFIXES or (
+    return _has_dicom_suffix(path) or (
         not head.strip(b"\0") and (not suffix or suffix[1:].isdigit())
     )
+
+
+def _has_dicom_suffix(path: Path) -> bool:
+    return path.suffix.lower() in _DICOM_SUFFIXES
+
+
+def _named_like_slices(paths: list[Path], headers: list[FileHeader]) -> list[Path]:
+    """Files without DICOM suffix that may be slices: not those among files that all have one."""
+    slices = {header.path.parent for header in headers}
+    plain = {header.path.parent for header in headers if not _has_dicom_suffix(header.path)}
+    return [path for path in paths if path.parent in plain or path.parent not in slices]
 
 
 def _dicom_candidates(

@@ -285,6 +285,23 @@ def test_a_truncated_file_spoils_the_series_it_lies_beside(tmp_path: Path, rest:
         read_scan(candidate)
 
 
+@pytest.mark.parametrize("name", ["DONE", "lock"])
+def test_an_empty_file_that_is_not_named_like_the_slices_spoils_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    write_files(make_slices(COUNT), tmp_path)
+    (tmp_path / name).write_bytes(b"")
+    (candidate,) = find_series([tmp_path])
+    assert len(candidate.files) == COUNT
+
+
+def test_an_empty_file_among_slices_without_suffix_may_be_one_of_them(tmp_path: Path) -> None:
+    write_files(make_slices(COUNT), tmp_path, [f"IM{n}" for n in range(COUNT)])
+    (tmp_path / "IM9").write_bytes(b"")
+    (candidate,) = find_series([tmp_path])
+    assert code_of(candidate) == "CORRUPT_FILE"
+
+
 def test_a_file_that_may_not_be_read_spoils_the_series(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
