@@ -61,6 +61,11 @@ _SIEMENS_KERNEL = re.compile(r"(?:B|BR|BV|BF|BL|BP|HR|HV|I|QR)(?P<sharpness>\d\d
 WRONG_SIMILARITY = 0.40
 """Correlation with the atlas below which no heart was found."""
 
+LEAST_SCALE, MOST_SCALE = 0.56, 1.75
+"""Size of a heart, 1 for the atlas, beyond which the headers are more likely wrong than the heart
+is large or small. Seven patients have 0.74 to 1.29, 740 simulated scans with hearts of varied size
+0.59 to 1.69; half the pixel size gives 0.52."""
+
 SAMPLING_MM = 4.0
 """Spacing of the samples that measure the heart's soft tissue, mm."""
 
@@ -101,7 +106,9 @@ def evaluate_guards(scan: Scan, alignment: Alignment, model: Model) -> tuple[Gua
     """
     found = [
         *coverage_findings(alignment.coverage),
-        *alignment_findings(alignment.similarity, alignment_uncertainty(alignment)),
+        *alignment_findings(
+            alignment.similarity, alignment_uncertainty(alignment), alignment.scales
+        ),
         *acquisition_findings(scan),
     ]
     if not any(finding.severity == "reject" for finding in found):
@@ -109,12 +116,15 @@ def evaluate_guards(scan: Scan, alignment: Alignment, model: Model) -> tuple[Gua
     return tuple(sorted(found, key=lambda finding: finding.severity != "reject"))
 
 
-def alignment_findings(similarity: float, uncertainty: float) -> tuple[GuardFinding, ...]:
-    """Guard on an alignment that misses the heart, or may.
+def alignment_findings(
+    similarity: float, uncertainty: float, scales: tuple[float, float, float]
+) -> tuple[GuardFinding, ...]:
+    """Guard on an alignment that misses the heart, or may, or makes it a giant or a dwarf.
 
     Args:
         similarity: Masked correlation of scan and atlas in the heart, -1 to 1.
         uncertainty: Estimated chance that the alignment is wrong, 0 to 1.
+        scales: Size of the heart along its axes, largest first; 1 is that of the atlas.
     """
     if similarity < WRONG_SIMILARITY:
         message = (
@@ -126,6 +136,13 @@ def alignment_findings(similarity: float, uncertainty: float) -> tuple[GuardFind
         message = (
             f"The heart may not be where the atlas was laid (chance of error {uncertainty:.0%}). "
             "Check in the report that the outline holds the heart."
+        )
+        return (GuardFinding("ALIGNMENT_UNCERTAIN", "review", message),)
+    if scales[0] > MOST_SCALE or scales[2] < LEAST_SCALE:
+        scale = scales[0] if scales[0] > MOST_SCALE else scales[2]
+        message = (
+            f"The heart would have {scale:.2f} times the usual size in one direction. "
+            "Check the pixel spacing and the slice positions in the headers."
         )
         return (GuardFinding("ALIGNMENT_UNCERTAIN", "review", message),)
     return ()

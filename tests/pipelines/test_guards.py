@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,6 +19,9 @@ from pipelines.guards import (
 )
 from pipelines.scan import Acquisition, Scan
 from registration.geometry import Ellipsoid, ImageGrid, affine_transform
+
+USUAL = (1.1, 1.0, 0.9)
+"""Scales of an ordinary heart."""
 
 HEART = Ellipsoid((0.0, 0.0, 0.0), (40.0, 40.0, 40.0))
 
@@ -123,7 +127,23 @@ def test_coverage_warns_then_refuses(coverage, severities):
     ],
 )
 def test_a_doubtful_alignment_warns_and_a_failed_one_refuses(similarity, uncertainty, severities):
-    assert [f.severity for f in alignment_findings(similarity, uncertainty)] == severities
+    assert [f.severity for f in alignment_findings(similarity, uncertainty, USUAL)] == severities
+
+
+@pytest.mark.parametrize(
+    ("scales", "words"),
+    [
+        ((1.29, 1.07, 0.85), None),
+        ((1.69, 1.0, 0.6), None),
+        ((0.9, 0.52, 0.52), r"0\.52 times .* pixel spacing"),
+        ((1.8, 1.6, 0.97), r"1\.80 times .* slice positions"),
+        ((1.9, 1.0, 0.5), r"1\.90 times"),
+    ],
+)
+def test_a_heart_of_no_human_size_asks_for_a_look_at_the_headers(scales, words):
+    found = alignment_findings(0.9, 0.1, scales)
+    assert [f.severity for f in found] == (["review"] if words else [])
+    assert words is None or re.search(words, found[0].message)
 
 
 def test_soft_tissue_is_measured_where_the_transform_says():
