@@ -76,6 +76,7 @@ def _patients_stage(halvings: int, kernels: list[int], *, convolutions: int) -> 
         "kernels": kernels,
         "convolutions": convolutions,
         "stem_stride": 2,
+        "border": 1,
     }
 
 
@@ -90,7 +91,7 @@ BETWEEN_PATIENTS: Mapping[str, Any] = {
                 "fusion": "pair",
                 "head": "votes",
             },
-            _patients_stage(4, [16, 32, 32, 64], convolutions=2),
+            _patients_stage(4, [16, 32, 64, 96], convolutions=2),
             _patients_stage(3, [16, 32, 64], convolutions=2),
             _patients_stage(2, [16, 32], convolutions=3),
         ],
