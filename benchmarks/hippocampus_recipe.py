@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trained_registrars import Recipe, grouped_cohort
@@ -57,7 +58,11 @@ TRAINING = TrainingOptions(
     seed=1,
 )
 
-REFINEMENT = RefinementOptions(steps=40, learning_rate=0.3, objective=OBJECTIVE)
+REFINEMENT = RefinementOptions(
+    steps=40, learning_rate=0.3, objective=replace(OBJECTIVE, folding_weight=50.0)
+)
+"""Steps of one pair go further than a network, and fold where nothing holds them: with the weight
+of the training 0.12 % of the voxels of the validation pairs, with this one 0.05 % (same Dice)."""
 
 
 def recipe(folder: Path, training: Sequence[str], validation: Sequence[str]) -> Recipe:

@@ -139,7 +139,6 @@ def train_network(
     options: TrainingOptions,
     *,
     evaluate: Callable[[Any, int], dict[str, float]] | None = None,
-    best_by: str | None = None,
 ) -> Path:
     """Train until `options.steps`, from the last checkpoint in `folder` if there is one.
 
@@ -154,11 +153,9 @@ def train_network(
         options: Length and rates.
         evaluate: Called with the network (mean weights set) and the step; what it returns
             is written to `curve.csv`.
-        best_by: Name of an evaluated value; the running mean with the smallest one is kept
-            instead of the last.
 
     Returns:
-        Path of the weights that are kept; the network has them, too.
+        Path of the running mean of the weights at the last step; the network has it, too.
 
     Raises:
         ValueError: If the checkpoint belongs to another network.
@@ -184,14 +181,10 @@ def train_network(
         if step % options.evaluate_every == 0 or last:
             found = _evaluate(network, state.mean, evaluate, step)
             _append_row(folder / "curve.csv", {"step": step, "loss": running, **found})
-            if best_by in found and found[best_by] < state.best:
-                state.best = found[best_by]
-                _save_weights(network, state.mean, folder / "best.weights.h5")
         if step % options.checkpoint_every == 0 or last:
             state.save(folder / "checkpoint.npz", step)
             _save_weights(network, state.mean, folder / "network.weights.h5")
-    kept = folder / ("best" if np.isfinite(state.best) else "network")
-    path = kept.with_suffix(".weights.h5")
+    path = folder / "network.weights.h5"
     network.load_weights(path)
     return path
 
@@ -215,7 +208,6 @@ class _State:
         self.network = network
         self.optimizer = optimizer
         self.mean = mean
-        self.best = float("inf")
 
     def average(self, decay: float) -> None:
         for kept, weight in zip(self.mean, self.network.get_weights(), strict=True):
@@ -226,16 +218,16 @@ class _State:
         arrays |= {f"m{i:03d}": w for i, w in enumerate(self.mean)}
         arrays |= {f"o{i:03d}": np.asarray(v) for i, v in enumerate(self.optimizer.variables)}
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, step=step, best=self.best, **arrays)
+        np.savez(partial, step=step, **arrays)
         os.replace(partial, path)
 
     def restore(self, path: Path) -> int:
         if not path.exists():
             return 0
         with np.load(path, allow_pickle=False) as data:
-            arrays = sorted(set(data.files) - {"step", "best"})
+            arrays = sorted(data.files)
             read = {key: [data[k] for k in arrays if k[0] == key] for key in "wmo"}
-            step, best = int(data["step"]), float(data["best"])
+            step = int(data["step"])
         shapes = [w.shape for w in self.network.get_weights()]
         if [w.shape for w in read["w"]] != shapes:
             raise ValueError(
@@ -243,7 +235,7 @@ class _State:
                 f"{len(read['w'])} arrays where the network has {len(shapes)} or other shapes"
             )
         self.network.set_weights(read["w"])
-        self.mean, self.best = read["m"], best
+        self.mean = read["m"]
         for variable, value in zip(self.optimizer.variables, read["o"], strict=True):
             variable.assign(value)
         return step

@@ -59,7 +59,7 @@ import click
     type=click.IntRange(min=0),
     default=40,
     show_default=True,
-    help="Further phantoms, by which the best step is chosen.",
+    help="Further phantoms, to which the counting rule is fitted.",
 )
 @click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=20261123, show_default=True)

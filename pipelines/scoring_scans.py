@@ -40,7 +40,7 @@ FIRST_TRAINING_PHANTOM = 1_000_000
 """Phantom seeds from here on are for training; benchmarks stay below."""
 
 FIRST_VALIDATION_PHANTOM = 1_900_000
-"""Phantom seeds from here on choose the best step of a training."""
+"""Phantom seeds from here on validate a training and choose its counting rule."""
 
 SCORING_OFFSET_MM = (1.5, -13.0, -4.0)
 """From the middle of the alignment's region to that of seven annotated heart boxes [mm]."""

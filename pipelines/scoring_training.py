@@ -58,7 +58,7 @@ class ScoringRecipe:
             counts.
         simulated: Semi-synthetic scans per background.
         phantoms: Phantoms, half of each kind and of each population.
-        validation_phantoms: Further phantoms, which choose the best step.
+        validation_phantoms: Further phantoms, to which the counting rule is fitted.
         steps: Training steps.
         batch_size: Crops per step.
         learning_rate: Peak of the schedule.
@@ -125,17 +125,17 @@ def train_scoring(
         recipe: What to train.
         folder: Receives checkpoint, curve and weights; those of further members in folders of
             their own.
-        validation: Further scans that the best step is chosen by.
+        validation: Further scans, to which the counting rule is fitted.
 
     Returns:
-        Path of the weights, and how they do on the scans that chose the step: those of
+        Path of the weights, and how they do on the scans the rule was fitted to: those of
         `validation`, or held-out ones without any. Scores of the latter go to `HELD_OUT_NAME`.
     """
     from calcium.networks.attention_unet import join_members
 
     training = [s for s in scans if s.group not in recipe.hold_out]
     left_out = [s for s in scans if s.group in recipe.hold_out]
-    # whoever is left out must not choose the step either, if anybody else can
+    # whoever is left out must not choose the counting rule either, if anybody else can
     judges = list(validation) or left_out
     trained = []
     for number in range(recipe.members):
@@ -161,7 +161,7 @@ def _train_member(
     recipe: ScoringRecipe,
     folder: Path,
 ) -> tuple[Any, Path]:
-    """One network with the best of its weights, and where these are."""
+    """One network with the weights of its last step, and where these are."""
     import keras
 
     from calcium.networks.predictor import build_network
@@ -189,7 +189,6 @@ def _train_member(
         folder,
         TrainingOptions(steps=recipe.steps, learning_rate=recipe.learning_rate),
         evaluate=evaluate if judges else None,
-        best_by="log_error",
     )
     return network, weights
 

@@ -61,7 +61,7 @@ def test_members_are_trained_from_seeds_of_their_own_and_joined(tmp_path):
     joined.load_weights(weights)
     for number, folder in enumerate((tmp_path / "a", tmp_path / "a" / "member-2")):
         alone = build_network("additive", (4, 6))
-        alone.load_weights(folder / "best.weights.h5")
+        alone.load_weights(folder / "network.weights.h5")
         kept = joined.get_layer(member_name(number)).get_weights()
         assert all(map(np.array_equal, kept, alone.get_weights()))
     # the second is what a training from the next seed gives
