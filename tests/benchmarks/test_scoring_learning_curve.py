@@ -3,13 +3,13 @@ from types import SimpleNamespace
 import pytest
 import SimpleITK as sitk
 
+import benchmarks.scoring_learning_curve as script
+
 
 @pytest.fixture
 def made(monkeypatch):
-    """The script with phantoms of one voxel whose score is their seed, and the numbers made."""
-    import scoring_learning_curve as script
-
-    numbers = []
+    """Phantoms are one voxel and score their number; the numbers that were made."""
+    numbers: list[int] = []
 
     def phantom(first, number):
         numbers.append(number)
@@ -17,27 +17,24 @@ def made(monkeypatch):
         return "chest", SimpleNamespace(image=sitk.Image(1, 1, 1, sitk.sitkInt16), truth=truth)
 
     monkeypatch.setattr(script, "shifted_phantom", phantom)
-    return script, numbers
+    return numbers
 
 
 def test_larger_cohorts_hold_the_smaller_ones_and_nothing_is_made_twice(made, tmp_path):
-    script, numbers = made
     few = script.write_cohort(2, tmp_path).read_text().splitlines()
     many = script.write_cohort(5, tmp_path).read_text().splitlines()
-    assert numbers == [0, 1, 2, 3, 4]
+    assert made == [0, 1, 2, 3, 4]
     assert few == many[:3]
     assert [line.split(",")[1] for line in many] == ["agatston", "0.0", "1.0", "2.0", "3.0", "4.0"]
     assert all((tmp_path / line.split(",")[0]).exists() for line in many[1:])
 
 
-def test_no_scan_is_both_learnt_from_and_scored(made):
-    script, _ = made
+def test_no_scan_is_both_learnt_from_and_scored():
     assert script.TRAINING_SEED + 10_000 < script.TEST_SEED
     assert script.TEST_SEED + 10_000 < 1_000_000  # where training phantoms begin
 
 
-def test_sizes_share_what_was_prepared_and_say_what_they_keep(made, tmp_path, monkeypatch):
-    script, _ = made
+def test_sizes_share_what_was_prepared_and_say_what_they_keep(tmp_path, monkeypatch):
     (tmp_path / "cohort").mkdir()
     table = tmp_path / "cohort" / "scores-5.csv"
 
