@@ -1,31 +1,14 @@
-"""What goes wrong with CT on its way from a scanner to a folder, done to sound DICOM series.
-
-A change gets the files of a series, by name, ordered from feet to head, and alters them in place:
-a dataset is written as DICOM, bytes as they are.
-"""
+"""What goes wrong with CT on its way from a scanner to a folder, and what a run must make of it."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.uid import (
-    CTImageStorage,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-    generate_uid,
-)
-
-Files = dict[str, Any]
-"""Datasets or bytes by file name."""
+import series_changes as changes
+from series_changes import Files
 
 Expected = Literal["same", "refused", "warned", "noticed"]
 """What a run must make of it.
@@ -59,366 +42,91 @@ class Fault:
         return "".join(c if c.isalnum() else "-" for c in self.name)
 
 
-def encoded(dataset: Dataset) -> bytes:
-    """A dataset as the bytes of a DICOM file."""
-    stream = BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
-def _every(files: Files, change: Callable[[Dataset], None]) -> None:
-    for dataset in files.values():
-        change(dataset)
-
-
-def _set(**values: Any) -> Callable[[Files], None]:
-    """Give every file the values of these keywords."""
-
-    def change(files: Files) -> None:
-        for dataset in files.values():
-            for keyword, value in values.items():
-                setattr(dataset, keyword, value)
-
-    return change
-
-
-def _middle(files: Files) -> str:
-    return list(files)[len(files) // 2]
-
-
-def _middle_one(change: Callable[[Dataset], None]) -> Callable[[Files], None]:
-    return lambda files: change(files[_middle(files)])
-
-
-def _position(dataset: Dataset) -> NDArray[np.float64]:
-    return np.array([float(value) for value in dataset.ImagePositionPatient])
-
-
-def _place(dataset: Dataset, position: NDArray[np.float64]) -> None:
-    dataset.ImagePositionPatient = [f"{value:.6f}" for value in position]
-
-
-def _axes(dataset: Dataset) -> NDArray[np.float64]:
-    """Directions of a row, of a column, and of the stack."""
-    row, column = np.array([float(v) for v in dataset.ImageOrientationPatient]).reshape(2, 3)
-    return np.array([row, column, np.cross(row, column)])
-
-
-def _spacing(files: Files) -> float:
-    """Distance between the slices in the middle, mm."""
-    first, second = list(files.values())[len(files) // 2 - 1 : len(files) // 2 + 1]
-    return float(np.linalg.norm(_position(second) - _position(first)))
-
-
-def _with_pixels(
-    dataset: Dataset, change: Callable[[NDArray[np.int32]], NDArray[np.int32]]
-) -> None:
-    """Change the stored values; they are written uncompressed, with the sign they had."""
-    values = change(dataset.pixel_array.astype(np.int32))
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    kind = np.int16 if dataset.PixelRepresentation else np.uint16
-    bounds = np.iinfo(kind)
-    dataset.Rows, dataset.Columns = values.shape
-    dataset.PixelData = np.clip(values, bounds.min, bounds.max).astype(kind).tobytes()
-    dataset["PixelData"].VR = "OW"
-
-
-def _replace(files: Files, new: Files) -> None:
-    files.clear()
-    files.update(new)
-
-
-# Nothing is wrong
-
-
-def _leave(files: Files) -> None:
-    pass
-
-
-def _rename(files: Files) -> None:
-    order = np.random.default_rng(0).permutation(len(files))
-    items = list(files.values())
-    _replace(files, {f"A{n:05d}": items[k] for n, k in enumerate(order)})
-
-
-def _add_other_files(files: Files) -> None:
-    files["notes.txt"] = b"see also the other folder\n"
-    files["Thumbs.db"] = bytes(range(256)) * 16
-    files["empty"] = b""
-    files["report.pdf"] = b"%PDF-1.4\n%nothing of ours\n"
-
-
-def _write_twice(files: Files) -> None:
-    files.update({f"copy-{name}": encoded(item) for name, item in files.items()})
-
-
-def _zip(files: Files) -> None:
-    stream = BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, item in files.items():
-            archive.writestr(f"series/{name}", encoded(item))
-    _replace(files, {"series.zip": stream.getvalue()})
-
-
-def _decompress(dataset: Dataset) -> None:
-    _with_pixels(dataset, lambda values: values)
-
-
-def _compress(dataset: Dataset) -> None:
-    _decompress(dataset)
-    dataset.compress(RLELossless, generate_instance_uid=False)
-
-
-def _make_implicit(dataset: Dataset) -> None:
-    _decompress(dataset)
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-
-
-def _drop_preamble(files: Files) -> None:
-    for name, item in files.items():
-        files[name] = encoded(item)[128 + 4 :]
-
-
-def _store_from_below(dataset: Dataset) -> None:
-    """The same image with its last row first, as its orientation then says."""
-    row, column, _ = _axes(dataset)
-    height = float(dataset.PixelSpacing[0]) * (dataset.Rows - 1)
-    _place(dataset, _position(dataset) + height * column)
-    dataset.ImageOrientationPatient = [f"{value:.6f}" for value in (*row, *-column)]
-    _with_pixels(dataset, lambda values: values[::-1])
-
-
-def _store_hu(dataset: Dataset) -> None:
-    """Hounsfield units themselves, signed, with an intercept of zero."""
-    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-    values = dataset.pixel_array.astype(np.float64) * slope + intercept
-    dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 1, 16, 15
-    dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
-    if "PixelPaddingValue" in dataset:
-        del dataset.PixelPaddingValue
-    _with_pixels(dataset, lambda _: np.round(values).astype(np.int32))
-
-
-def _round_positions(dataset: Dataset) -> None:
-    dataset.ImagePositionPatient = [f"{value:.2f}" for value in _position(dataset)]
-
-
-def _add_localizer(files: Files) -> None:
-    scout = deepcopy(files[_middle(files)])
-    scout.SOPClassUID, scout.SOPInstanceUID = CTImageStorage, generate_uid()
-    scout.file_meta.MediaStorageSOPInstanceUID = scout.SOPInstanceUID
-    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    scout.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-    files["scout.dcm"] = scout
-
-
-# The files cannot be scored
-
-
-def _drop_middle(files: Files) -> None:
-    del files[_middle(files)]
-
-
-def _drop_several(files: Files) -> None:
-    names = list(files)
-    for share in (0.4, 0.5, 0.6):
-        files.pop(names[int(share * len(names))])
-
-
-def _cut_file(files: Files) -> None:
-    name = _middle(files)
-    whole = encoded(files[name])
-    files[name] = whole[: len(whole) * 2 // 3]
-
-
-def _empty_file(files: Files) -> None:
-    files[_middle(files)] = b""
-
-
-def _break_zip(files: Files) -> None:
-    _zip(files)
-    files["series.zip"] = files["series.zip"][: len(files["series.zip"]) // 2]
-
-
-def _second_image(files: Files) -> None:
-    other = deepcopy(files[_middle(files)])
-    _with_pixels(other, lambda values: values[:, ::-1])
-    other.SOPInstanceUID = generate_uid()
-    other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
-    files["again.dcm"] = other
-
-
-def _move_one(files: Files) -> None:
-    dataset = files[_middle(files)]
-    _place(dataset, _position(dataset) + 0.3 * _spacing(files) * _axes(dataset)[2])
-
-
-def _tilt(files: Files) -> None:
-    start = _position(next(iter(files.values())))
-    for dataset in files.values():
-        _, column, normal = _axes(dataset)
-        along = (_position(dataset) - start) @ normal
-        _place(dataset, _position(dataset) + np.tan(np.radians(12.0)) * along * column)
-
-
-def _turn_one(dataset: Dataset) -> None:
-    angle = np.radians(5.0)
-    row, column, _ = _axes(dataset)
-    turned = np.cos(angle) * row + np.sin(angle) * column
-    dataset.ImageOrientationPatient = [
-        f"{v:.6f}" for v in (*turned, *(np.cos(angle) * column - np.sin(angle) * row))
-    ]
-
-
-def _zoom_one(dataset: Dataset) -> None:
-    dataset.PixelSpacing = [1.2 * float(value) for value in dataset.PixelSpacing]
-
-
-def _drop_keyword(keyword: str) -> Callable[[Dataset], None]:
-    return lambda dataset: delattr(dataset, keyword)
-
-
-def _keep(first: float, last: float) -> Callable[[Files], None]:
-    """Keep the slices between two shares of the stack, from the feet."""
-
-    def change(files: Files) -> None:
-        names = list(files)
-        kept = names[int(first * len(names)) : max(1, int(last * len(names)))]
-        _replace(files, {name: files[name] for name in kept})
-
-    return change
-
-
-def _keep_four(files: Files) -> None:
-    _replace(files, dict(list(files.items())[:4]))
-
-
-def _make_coronal(files: Files) -> None:
-    start, step = _position(next(iter(files.values()))), _spacing(files)
-    for number, dataset in enumerate(files.values()):
-        dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-        _place(dataset, start + np.array([0.0, step * number, 0.0]))
-
-
-def _raise_values(dataset: Dataset) -> None:
-    dataset.RescaleIntercept = float(dataset.RescaleIntercept) + 1024.0
-
-
-def _window(dataset: Dataset) -> None:
-    """256 gray values of a mediastinal window, as some viewers export, under the old header."""
-    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-    _with_pixels(
-        dataset,
-        lambda v: np.clip((v * slope + intercept + 135.0) / 350.0 * 255.0, 0, 255).astype(np.int32),
-    )
-
-
-# Sound files that are not what their headers say
-
-
-def _turn_upside_down(files: Files) -> None:
-    places = [list(item.ImagePositionPatient) for item in files.values()]
-    for item, place in zip(files.values(), reversed(places), strict=True):
-        item.ImagePositionPatient = place
-
-
-def _shuffle(files: Files) -> None:
-    places = [list(item.ImagePositionPatient) for item in files.values()]
-    order = np.random.default_rng(1).permutation(len(places))
-    for item, k in zip(files.values(), order, strict=True):
-        item.ImagePositionPatient = places[k]
-
-
-def _stretch(files: Files) -> None:
-    start = _position(next(iter(files.values())))
-    for dataset in files.values():
-        _place(dataset, start + 2.0 * (_position(dataset) - start))
-
-
-def _scale_pixels(factor: float) -> Callable[[Dataset], None]:
-    def change(dataset: Dataset) -> None:
-        dataset.PixelSpacing = [factor * float(value) for value in dataset.PixelSpacing]
-
-    return change
-
-
-def _pixels(
-    change: Callable[[NDArray[np.int32]], NDArray[np.int32]],
-) -> Callable[[Dataset], None]:
-    return lambda dataset: _with_pixels(dataset, change)
-
-
-def _all(change: Callable[[Dataset], None]) -> Callable[[Files], None]:
-    return lambda files: _every(files, change)
-
-
-def _mix_voltages(files: Files) -> None:
-    for number, dataset in enumerate(files.values()):
-        dataset.KVP = 100 if number > len(files) // 2 else 120
-
-
-UNTOUCHED = Fault("untouched", _leave, "same")
+UNTOUCHED = Fault("untouched", changes.leave, "same")
 
 FAULTS = (
-    Fault("files renamed and shuffled", _rename, "same"),
-    Fault("other files beside", _add_other_files, "same"),
-    Fault("every file twice", _write_twice, "same"),
-    Fault("in a zip archive", _zip, "same"),
-    Fault("uncompressed", _all(_decompress), "same"),
-    Fault("RLE compressed", _all(_compress), "same"),
-    Fault("implicit value representations", _all(_make_implicit), "same"),
-    Fault("no preamble", _drop_preamble, "same"),
-    Fault("every instance number 1", _set(InstanceNumber=1), "same"),
-    Fault("last row first", _all(_store_from_below), "same"),
-    Fault("Hounsfield units stored", _all(_store_hu), "same"),
-    Fault("positions to a hundredth", _all(_round_positions), "same"),
-    Fault("wrong SpacingBetweenSlices", _set(SpacingBetweenSlices=99), "same"),
-    Fault("localizer in the series", _add_localizer, "same"),
-    Fault("a slice missing", _drop_middle, "refused", ("MISSING_SLICE",)),
-    Fault("three slices missing", _drop_several, "refused", ("MISSING_SLICE", "UNEVEN_SPACING")),
-    Fault("a file cut short", _cut_file, "refused", ("CORRUPT_FILE",)),
-    Fault("a file of zero bytes", _empty_file, "refused", ("CORRUPT_FILE", "MISSING_SLICE")),
-    Fault("a zip archive cut short", _break_zip, "refused", ("CORRUPT_FILE",)),
-    Fault("two images at one place", _second_image, "refused", ("DUPLICATE_SLICE",)),
-    Fault("a slice out of place", _move_one, "refused", ("UNEVEN_SPACING",)),
-    Fault("gantry tilt of 12 deg", _tilt, "refused", ("GANTRY_TILT",)),
-    Fault("a slice turned", _middle_one(_turn_one), "refused", ("MIXED_ORIENTATION",)),
-    Fault("a slice of other pixel size", _middle_one(_zoom_one), "refused", ("MIXED_ORIENTATION",)),
+    Fault("files renamed and shuffled", changes.rename, "same"),
+    Fault("other files beside", changes.add_other_files, "same"),
+    Fault("every file twice", changes.write_twice, "same"),
+    Fault("in a zip archive", changes.put_in_zip, "same"),
+    Fault("uncompressed", changes.each(changes.decompress), "same"),
+    Fault("RLE compressed", changes.each(changes.compress), "same"),
+    Fault("implicit value representations", changes.each(changes.make_implicit), "same"),
+    Fault("no preamble", changes.drop_preamble, "same"),
+    Fault("every instance number 1", changes.set_values(InstanceNumber=1), "same"),
+    Fault("last row first", changes.each(changes.store_from_below), "same"),
+    Fault("Hounsfield units stored", changes.each(changes.store_hu), "same"),
+    Fault("positions to a hundredth", changes.each(changes.round_positions), "same"),
+    Fault("wrong SpacingBetweenSlices", changes.set_values(SpacingBetweenSlices=99), "same"),
+    Fault("localizer in the series", changes.add_localizer, "same"),
+    Fault("a slice missing", changes.drop_middle, "refused", ("MISSING_SLICE",)),
+    Fault(
+        "three slices missing", changes.drop_several, "refused", ("MISSING_SLICE", "UNEVEN_SPACING")
+    ),
+    Fault("a file cut short", changes.cut_file, "refused", ("CORRUPT_FILE",)),
+    Fault("a file of zero bytes", changes.empty_file, "refused", ("CORRUPT_FILE", "MISSING_SLICE")),
+    Fault("a zip archive cut short", changes.break_zip, "refused", ("CORRUPT_FILE",)),
+    Fault("two images at one place", changes.second_image, "refused", ("DUPLICATE_SLICE",)),
+    Fault("a slice out of place", changes.move_one, "refused", ("UNEVEN_SPACING",)),
+    Fault("gantry tilt of 12 deg", changes.tilt, "refused", ("GANTRY_TILT",)),
+    Fault(
+        "a slice turned", changes.middle_one(changes.turn_one), "refused", ("MIXED_ORIENTATION",)
+    ),
+    Fault(
+        "a slice of other pixel size",
+        changes.middle_one(changes.zoom_one),
+        "refused",
+        ("MIXED_ORIENTATION",),
+    ),
     Fault(
         "a slice without rescale",
-        _middle_one(_drop_keyword("RescaleIntercept")),
+        changes.middle_one(changes.drop_keyword("RescaleIntercept")),
         "refused",
         ("NOT_HU",),
     ),
     Fault(
         "a slice without position",
-        _middle_one(_drop_keyword("ImagePositionPatient")),
+        changes.middle_one(changes.drop_keyword("ImagePositionPatient")),
         "refused",
         ("CORRUPT_FILE",),
     ),
-    Fault("no pixels", _all(_drop_keyword("PixelData")), "refused", ("NO_PIXEL_DATA",)),
-    Fault("modality MR", _set(Modality="MR"), "refused", ("NOT_CT",)),
-    Fault("four slices", _keep_four, "refused", ("TOO_FEW_SLICES",)),
-    Fault("coronal", _make_coronal, "refused", ("NOT_AXIAL",)),
-    Fault("all values 1024 too high", _all(_raise_values), "refused", ("NOT_HU",)),
-    Fault("256 gray values", _all(_window), "refused", ("NOT_HU",)),
-    Fault("uppermost third alone", _keep(0.67, 1.0), "refused", ("HEART_NOT_COVERED",)),
-    Fault("lowermost sixth alone", _keep(0.0, 0.17), "refused", ("HEART_NOT_COVERED",)),
-    Fault("80 kV", _set(KVP=80), "warned", ("KVP",)),
-    Fault("contrast agent named", _set(ContrastBolusAgent="Iodine"), "warned", ("CONTRAST",)),
-    Fault("sharp kernel", _set(ConvolutionKernel="B70f"), "warned", ("SHARP_KERNEL",)),
-    Fault("slices 10 mm thick", _set(SliceThickness=10), "warned", ("THICK_SLICES",)),
-    Fault("two tube voltages", _mix_voltages, "warned", ("MIXED_SETTINGS",)),
-    Fault("compressed with loss", _set(LossyImageCompression="01"), "warned", ("LOSSY",)),
-    Fault("upside down", _turn_upside_down, "noticed"),
-    Fault("left for right", _all(_pixels(lambda v: v[:, ::-1])), "noticed"),
-    Fault("front for back", _all(_pixels(lambda v: v[::-1])), "noticed"),
-    Fault("half a turn about the long axis", _all(_pixels(lambda v: v[::-1, ::-1])), "noticed"),
-    Fault("slices in any order", _shuffle, "noticed"),
-    Fault("twice the distance of slices", _stretch, "noticed"),
-    Fault("pixels 1.5 times as large", _all(_scale_pixels(1.5)), "noticed"),
-    Fault("pixels half as large", _all(_scale_pixels(0.5)), "noticed"),
-    Fault("air alone", _all(_pixels(lambda v: np.full_like(v, v.min()))), "noticed"),
+    Fault(
+        "no pixels", changes.each(changes.drop_keyword("PixelData")), "refused", ("NO_PIXEL_DATA",)
+    ),
+    Fault("modality MR", changes.set_values(Modality="MR"), "refused", ("NOT_CT",)),
+    Fault("four slices", changes.keep_four, "refused", ("TOO_FEW_SLICES",)),
+    Fault("coronal", changes.make_coronal, "refused", ("NOT_AXIAL",)),
+    Fault("all values 1024 too high", changes.each(changes.raise_values), "refused", ("NOT_HU",)),
+    Fault("256 gray values", changes.each(changes.export_window), "refused", ("NOT_HU",)),
+    Fault("uppermost third alone", changes.keep_part(0.67, 1.0), "refused", ("HEART_NOT_COVERED",)),
+    Fault("lowermost sixth alone", changes.keep_part(0.0, 0.17), "refused", ("HEART_NOT_COVERED",)),
+    Fault("80 kV", changes.set_values(KVP=80), "warned", ("KVP",)),
+    Fault(
+        "contrast agent named",
+        changes.set_values(ContrastBolusAgent="Iodine"),
+        "warned",
+        ("CONTRAST",),
+    ),
+    Fault(
+        "sharp kernel", changes.set_values(ConvolutionKernel="B70f"), "warned", ("SHARP_KERNEL",)
+    ),
+    Fault("slices 10 mm thick", changes.set_values(SliceThickness=10), "warned", ("THICK_SLICES",)),
+    Fault("two tube voltages", changes.mix_voltages, "warned", ("MIXED_SETTINGS",)),
+    Fault(
+        "compressed with loss", changes.set_values(LossyImageCompression="01"), "warned", ("LOSSY",)
+    ),
+    Fault("upside down", changes.turn_upside_down, "noticed"),
+    Fault("left for right", changes.each(changes.pixels(lambda v: v[:, ::-1])), "noticed"),
+    Fault("front for back", changes.each(changes.pixels(lambda v: v[::-1])), "noticed"),
+    Fault(
+        "half a turn about the long axis",
+        changes.each(changes.pixels(lambda v: v[::-1, ::-1])),
+        "noticed",
+    ),
+    Fault("slices in any order", changes.shuffle, "noticed"),
+    Fault("twice the distance of slices", changes.stretch, "noticed"),
+    Fault("pixels 1.5 times as large", changes.each(changes.scale_pixels(1.5)), "noticed"),
+    Fault("pixels half as large", changes.each(changes.scale_pixels(0.5)), "noticed"),
+    Fault("air alone", changes.each(changes.pixels(lambda v: np.full_like(v, v.min()))), "noticed"),
 )
 """Everything that is done to a series, from harmless to hidden."""

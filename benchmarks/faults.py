@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pydicom
-from fault_kinds import FAULTS, UNTOUCHED, Fault, Files, encoded
+from fault_kinds import FAULTS, UNTOUCHED, Fault
 from pydicom.uid import generate_uid
 from results_table import write_results
+from series_changes import Files, encoded
 
 from pipelines.discovery import SeriesCandidate, find_series
 
