@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from pipelines.scan import Scan
+from pipelines.slice_order import misplaced_slices
 from registration.alignment_uncertainty import ALARM_UNCERTAINTY, alignment_uncertainty
 from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 
@@ -60,6 +61,10 @@ _SIEMENS_KERNEL = re.compile(r"(?:B|BR|BV|BF|BL|BP|HR|HV|I|QR)(?P<sharpness>\d\d
 
 WRONG_SIMILARITY = 0.40
 """Correlation with the atlas below which no heart was found."""
+
+SHUFFLED_SHARE, SHUFFLED_SLICES = 0.05, 3
+"""Share and number of misplaced slices from which the order of a series means nothing. A slice or
+two can be a jerk of the patient; of slices in any order 12 % and more are found misplaced."""
 
 LEAST_SCALE, MOST_SCALE = 0.56, 1.75
 """Size of a heart, 1 for the atlas, beyond which the headers are more likely wrong than the heart
@@ -110,6 +115,7 @@ def evaluate_guards(scan: Scan, alignment: Alignment, model: Model) -> tuple[Gua
             alignment.similarity, alignment_uncertainty(alignment), alignment.scales
         ),
         *acquisition_findings(scan),
+        *order_findings(scan),
     ]
     if not any(finding.severity == "reject" for finding in found):
         found += image_findings(scan, alignment.atlas_to_scan, model.heart)
@@ -186,6 +192,26 @@ def acquisition_findings(scan: Scan) -> tuple[GuardFinding, ...]:
             )
         )
     return tuple(found)
+
+
+def order_findings(scan: Scan) -> tuple[GuardFinding, ...]:
+    """Guard on slices that resemble others more than those beside them.
+
+    Args:
+        scan: The scan, HU.
+    """
+    misplaced = misplaced_slices(scan.image)
+    if misplaced.size == 0:
+        return ()
+    heights = [f"{scan.grid.physical_points(np.array([[0, 0, k]]))[0, 2]:g}" for k in misplaced[:3]]
+    where = f"z = {', '.join(heights)} mm" + (" and more" if misplaced.size > 3 else "")
+    count = scan.grid.size[2]
+    shuffled = misplaced.size >= max(SHUFFLED_SLICES, SHUFFLED_SHARE * count)
+    message = (
+        f"{misplaced.size} of {count} slices do not fit between their neighbors ({where}): their "
+        "positions were changed, or the patient moved. Export the series from its source again."
+    )
+    return (GuardFinding("SLICE_ORDER", "reject" if shuffled else "review", message),)
 
 
 def is_sharp_kernel(kernel: str) -> bool:

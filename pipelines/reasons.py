@@ -15,6 +15,7 @@ REASONS: dict[str, str] = {
     "MISSING_SLICE": "At least one slice is missing.",
     "DUPLICATE_SLICE": "Two or more slices lie at the same position.",
     "UNEVEN_SPACING": "The slices are not evenly spaced.",
+    "SLICE_ORDER": "The images of the slices do not follow one another.",
     "GANTRY_TILT": "The slices are stacked askew (gantry tilt).",
     "MIXED_ORIENTATION": "The slices differ in orientation, matrix or pixel size.",
     "CORRUPT_FILE": "A file is damaged or cannot be read.",

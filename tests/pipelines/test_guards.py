@@ -15,6 +15,7 @@ from pipelines.guards import (
     coverage_findings,
     image_findings,
     is_sharp_kernel,
+    order_findings,
     soft_tissue_upper_quartile_hu,
 )
 from pipelines.scan import Acquisition, Scan
@@ -200,3 +201,27 @@ def test_a_category_that_is_a_coin_toss_asks_for_a_reader(chances, fires):
     assert all(f.severity == "review" for f in found)
     if fires:
         assert "11-100 (55%) or 101-400 (45%)" in found[0].message
+
+
+def reordered(scan: Scan, order: list[int]) -> Scan:
+    volume = sitk.GetArrayFromImage(scan.image)
+    return replace(scan, image=OBLIQUE.to_image(volume[order]))
+
+
+def test_slices_in_order_fire_nothing():
+    assert order_findings(heart_scan(40.0, noise_hu=60.0)) == ()
+
+
+def test_an_exchange_of_two_slices_is_for_review_and_told_by_position():
+    order = list(range(40))
+    order[10], order[19] = 19, 10
+    (finding,) = order_findings(reordered(heart_scan(40.0, noise_hu=20.0), order))
+    assert (finding.code, finding.severity) == ("SLICE_ORDER", "review")
+    assert "2 of 40 slices" in finding.message
+    assert "z = 441, 468.9 mm" in finding.message  # 410 mm + 3.1 mm per slice
+
+
+def test_slices_in_any_order_are_refused():
+    order = np.random.default_rng(2).permutation(40).tolist()
+    (finding,) = order_findings(reordered(heart_scan(40.0, noise_hu=20.0), order))
+    assert (finding.code, finding.severity) == ("SLICE_ORDER", "reject")

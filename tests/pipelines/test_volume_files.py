@@ -136,6 +136,7 @@ def test_oblique_volumes_are_not_axial(tmp_path: Path) -> None:
         (np.full(GRID.shape, np.nan, np.float32), "not numbers"),
         (np.linspace(-1, 1, 16 * 12 * COUNT).reshape(GRID.shape).astype(np.float32), "-1 to 1"),
         (np.full(GRID.shape, -1e9, np.float32), "does not look like HU"),
+        (np.random.default_rng(0).integers(-1024, -768, GRID.shape).astype(np.int16), "picture"),
     ],
 )
 def test_values_that_cannot_be_hu_are_refused(
