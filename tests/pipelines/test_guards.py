@@ -16,8 +16,8 @@ from pipelines.guards import (
     image_findings,
     is_sharp_kernel,
     order_findings,
-    soft_tissue_upper_quartile_hu,
 )
+from pipelines.heart_tissue import soft_tissue_upper_quartile_hu
 from pipelines.scan import Acquisition, Scan
 from registration.geometry import Ellipsoid, ImageGrid, affine_transform
 
