@@ -8,6 +8,7 @@ machines can read what the first one found.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import lzma
@@ -25,6 +26,9 @@ from typing import IO
 
 MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused [bytes]: 2³¹ voxels of 2 bytes, far beyond any CT series (own)."""
+
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What opening a path through an archive ends with."""
 
 _LOGGER = logging.getLogger(__name__)
 _CHUNK_BYTES = 2**20
@@ -120,7 +124,14 @@ def file_size(path: Path) -> int:
 
 def find_archive(path: Path) -> Path | None:
     """The archive a path leads through, or `None` for an ordinary path."""
-    return next((parent for parent in path.parents if parent.is_file()), None)
+    return next((parent for parent in path.parents if _is_file(parent)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than the system allows, as members of an archive may be
+        return False
 
 
 def digest(path: Path) -> str:
@@ -179,7 +190,9 @@ def _is_inside(name: str) -> bool:
 def _open_either(path: Path) -> IO[bytes]:
     try:
         return open(path, "rb")
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in _NO_SUCH_FILE:
+            raise
         archive = find_archive(path)
         if archive is None:
             raise
@@ -234,4 +247,4 @@ def _digest(path: Path, signature: tuple[int, int]) -> str:
                 hasher.update(chunk)
             return hasher.hexdigest()
     except UnreadableFile:
-        return hashlib.sha256(f"unreadable {path}".encode()).hexdigest()
+        return hashlib.sha256(b"unreadable " + os.fsencode(path)).hexdigest()

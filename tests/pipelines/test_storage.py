@@ -14,6 +14,7 @@ from pipelines.storage import (
     UnreadableFile,
     combined_digest,
     digest,
+    file_size,
     list_files,
     read_bytes,
     read_head,
@@ -117,3 +118,18 @@ def test_an_encrypted_member_is_unreadable(archive: Path) -> None:
     archive.write_bytes(content)
     with pytest.raises(UnreadableFile, match="cannot be unpacked"):
         read_bytes(archive / "x" / "1")
+
+
+def test_what_cannot_be_read_has_a_digest_whatever_its_name(tmp_path: Path) -> None:
+    missing = tmp_path / os.fsdecode(b"caf\xe9.raw")
+    assert len(digest(missing)) == 64
+    assert digest(missing) != digest(tmp_path / "cafe.raw")
+
+
+def test_a_member_may_have_a_longer_path_than_the_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    name = "/".join(["folder of two hundred letters".ljust(200, "x")] * 30)
+    with zipfile.ZipFile(path, "w") as opened:
+        opened.writestr(name, b"one")
+    (member,) = list_files(path)
+    assert (read_bytes(member), file_size(member)) == (b"one", 3)
