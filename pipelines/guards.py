@@ -8,6 +8,7 @@ under which the Agatston score is defined, or the model was measured, does not h
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -89,13 +90,16 @@ class GuardFinding:
     message: str
 
 
-def evaluate_guards(scan: Scan, alignment: Alignment, model: Model) -> tuple[GuardFinding, ...]:
+def evaluate_guards(
+    scan: Scan, alignment: Alignment, model: Model, *, allowed: Collection[str] = ()
+) -> tuple[GuardFinding, ...]:
     """Everything that makes the score of an aligned scan unsafe, worst first.
 
     Args:
         scan: The scan, HU.
         alignment: Where its heart was found.
         model: The model that found it.
+        allowed: Codes of refusals that will be overruled, so that there will be a score.
     """
     found = [
         *coverage_findings(alignment.coverage),
@@ -105,7 +109,7 @@ def evaluate_guards(scan: Scan, alignment: Alignment, model: Model) -> tuple[Gua
         *acquisition_findings(scan),
         *order_findings(scan),
     ]
-    if not any(finding.severity == "reject" for finding in found):
+    if all(finding.severity != "reject" or finding.code in allowed for finding in found):
         found += image_findings(scan, alignment.atlas_to_scan, model.heart)
     return tuple(sorted(found, key=lambda finding: finding.severity != "reject"))
 

@@ -160,8 +160,9 @@ class ScanRun:
         with watch.time("alignment"):
             alignment = self.model.aligner.align(scan.image)
         with watch.time("guards"):
-            found = guards.evaluate_guards(scan, alignment, self.model)
-            findings = note_findings(found, self.options.allow)
+            allowed = self.options.allow
+            found = guards.evaluate_guards(scan, alignment, self.model, allowed=allowed)
+            findings = note_findings(found, allowed)
             findings += _unmentioned_warnings(scan, findings)
         result = self._describe(scan, alignment, findings)
         score = None

@@ -37,7 +37,7 @@ def cohorts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     run._loaded_model.cache_clear()
     monkeypatch.setattr(demo, "write_cohort", write)
     monkeypatch.setattr(run, "load_model", lambda folder, preset: made)
-    monkeypatch.setattr(guards, "evaluate_guards", lambda scan, alignment, model: ())
+    monkeypatch.setattr(guards, "evaluate_guards", lambda scan, alignment, model, allowed: ())
     monkeypatch.setattr(run_inputs, "read_description", lambda folder: {})
     monkeypatch.setattr(run_inputs, "verify_files", lambda folder, description: None)
     for module in (model, run_inputs):

@@ -37,7 +37,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModel]:
     run._loaded_model.cache_clear()
     monkeypatch.setattr(run, "load_model", lambda folder, preset: made)
     monkeypatch.setattr(
-        guards, "evaluate_guards", lambda scan, alignment, model: made.findings, raising=False
+        guards, "evaluate_guards", lambda scan, alignment, model, allowed: made.findings
     )
     monkeypatch.setattr(run_inputs, "read_description", lambda folder: {})
     monkeypatch.setattr(run_inputs, "verify_files", lambda folder, description: None)

@@ -13,12 +13,14 @@ from pipelines.guards import (
     alignment_findings,
     category_findings,
     coverage_findings,
+    evaluate_guards,
     image_findings,
     is_sharp_kernel,
     order_findings,
 )
 from pipelines.heart_tissue import soft_tissue_upper_quartile_hu
 from pipelines.scan import Acquisition, Scan
+from registration.alignment import Alignment
 from registration.geometry import Ellipsoid, ImageGrid, affine_transform
 
 USUAL = (1.1, 1.0, 0.9)
@@ -225,3 +227,13 @@ def test_slices_in_any_order_are_refused():
     order = np.random.default_rng(2).permutation(40).tolist()
     (finding,) = order_findings(reordered(heart_scan(40.0, noise_hu=20.0), order))
     assert (finding.code, finding.severity) == ("SLICE_ORDER", "reject")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [((), ["HEART_NOT_COVERED"]), (("HEART_NOT_COVERED",), ["HEART_NOT_COVERED", "CONTRAST"])],
+)
+def test_a_scan_that_is_scored_all_the_same_is_looked_at_for_contrast(allowed, expected):
+    alignment = Alignment(to_scan(), 0.9, 0.4, 1.0, 5.0, 0.4, USUAL, 0.0)
+    model = SimpleNamespace(heart=HEART)
+    assert codes(evaluate_guards(heart_scan(300.0), alignment, model, allowed=allowed)) == expected
