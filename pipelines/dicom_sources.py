@@ -13,7 +13,9 @@ from typing import Literal
 import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, CTImageStorage
+from pydicom.valuerep import DA, TM
 
 from pipelines.dicom_values import text, tolerant_reading
 from pipelines.storage import read_bytes
@@ -42,6 +44,9 @@ _IDENTIFIERS = (
 
 _FORMS = {"DA": r"\d{8}", "TM": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?", "CS": r"[MFO]"}
 """Form of dates, times and of the patient's sex."""
+
+_CALENDAR = {"DA": DA, "TM": TM}
+"""What refuses dates and times of the right form that do not exist, such as the 31st of June."""
 
 DEIDENTIFICATION_METHOD = "identifiers replaced by digests, dates removed"
 
@@ -179,7 +184,17 @@ def _sop_class(header: Dataset) -> UID:
 
 
 def _well_formed(header: Dataset, keyword: str) -> str:
-    """Value of an attribute, empty if absent or not of its form."""
-    value = str(header.get(keyword) or "").strip(" \0")
-    form = _FORMS.get(dictionary_VR(keyword))
-    return value if form is None or re.fullmatch(form, value) else ""
+    """Value of an attribute, empty if absent, not of its form, or no date or time that exists."""
+    found = header.get(keyword) or ""
+    # a backslash in a name or number makes it several values to pydicom
+    value = "\\".join(map(str, found)) if isinstance(found, MultiValue) else str(found)
+    value = value.strip(" \0")
+    kind = dictionary_VR(keyword)
+    if kind in _FORMS and not re.fullmatch(_FORMS[kind], value):
+        return ""
+    try:
+        if value and kind in _CALENDAR:
+            _CALENDAR[kind](value)
+    except ValueError:
+        return ""
+    return value

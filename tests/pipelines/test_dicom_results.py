@@ -191,6 +191,29 @@ MISSING = {
 }
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyDate", "20240231"),
+        ("PatientBirthDate", "19991350"),
+        ("StudyTime", "246000"),
+        ("StudyTime", "101175"),
+    ],
+)
+def test_dates_and_times_that_do_not_exist_are_left_out(
+    tmp_path: Path, keyword: str, value: str
+) -> None:
+    with tolerant_reading():
+        out = write(tmp_path, "keep", **{keyword: value})
+    assert not pydicom.dcmread(out / "sr.dcm")[keyword].value
+
+
+def test_a_number_with_a_backslash_is_kept(tmp_path: Path) -> None:
+    with tolerant_reading():
+        out = write(tmp_path, "keep", PatientID="a\\b")
+    assert pydicom.dcmread(out / "sr.dcm").PatientID == ["a", "b"]
+
+
 @pytest.mark.parametrize("identifiers", ["keep", "pseudonym"])
 def test_anonymized_headers_without_tags_will_do(tmp_path: Path, identifiers: str) -> None:
     out = write(tmp_path, identifiers, **MISSING)
