@@ -29,7 +29,7 @@ from pipelines.storage import (
     list_files,
     read_head,
 )
-from pipelines.volume_headers import data_files, is_volume
+from pipelines.volume_headers import data_files, is_volume, suffix_of
 
 SCAN_ID_LENGTH = 12
 """Hexadecimal digits of a scan's pseudonym: a clash among a million scans has odds of 1:500."""
@@ -133,6 +133,8 @@ def _find_among(paths: list[Path], bases: dict[Path, Path]) -> list[SeriesCandid
             if has_preamble(head) or _is_ruin(b"", path):
                 _LOGGER.warning("%s: %s", display_name(path, bases[path]), error)
                 damaged.append(path)
+            elif suffix_of(path.name) and not path.name.startswith("."):
+                candidates.append(SeriesCandidate((path,), "", kind="volume", base=bases[path]))
     damaged.extend(_named_like_slices(unknown, headers))
     candidates.extend(_dicom_candidates(headers, damaged, bases))
     return candidates

@@ -93,3 +93,18 @@ def test_damaged_archives_end_in_rows_or_in_nothing(tmp_path: Path, seed: int) -
     for candidate in find_series([archive]):
         with contextlib.suppress(UnusableSeries):
             assert read_scan(candidate).grid.size[2] >= COUNT - 1
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nrrd", "scan.mha"])
+def test_a_volume_that_cannot_be_unpacked_is_told(tmp_path: Path, name: str) -> None:
+    """Of an encrypted archive, every volume is a row of its own, not nothing at all."""
+    archive = tmp_path / "study.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr(name, b"whatever" * 100)
+    content = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1  # says that the member is encrypted
+    archive.write_bytes(content)
+    (candidate,) = find_series([tmp_path])
+    with pytest.raises(UnusableSeries, match=r"CORRUPT_FILE.*cannot be unpacked"):
+        read_scan(candidate)
