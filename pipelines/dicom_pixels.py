@@ -89,6 +89,9 @@ def _native_frames(ds: Dataset, syntax: UID) -> NDArray[np.integer]:
     allocated, stored = integer(ds, "BitsAllocated"), integer(ds, "BitsStored")
     if allocated not in (8, 16, 32) or not stored or not 1 <= stored <= allocated:
         raise UndecodableImage(f"{stored} bits stored in {allocated} cannot be read")
+    if (high := integer(ds, "HighBit")) not in (None, stored - 1):
+        # old scanners stored values at the upper end of a word; nobody may since
+        raise UndecodableImage(f"the highest of {stored} stored bits is said to be bit {high}")
     signed = integer(ds, "PixelRepresentation") == 1
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     shape = _shape(ds)

@@ -51,6 +51,12 @@ def test_plain_values_of_every_size(ds: Dataset, bits: int, signed: bool) -> Non
     assert np.array_equal(stored_values(ds)[0], values)
 
 
+def test_values_at_the_upper_end_of_a_word_are_refused(ds: Dataset) -> None:
+    ds.BitsStored, ds.HighBit = 12, 15
+    with pytest.raises(UndecodableImage, match="bit 15"):
+        stored_values(ds)
+
+
 def test_the_sign_bit_is_the_highest_stored_bit(ds: Dataset) -> None:
     ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, 1
     ds.Rows, ds.Columns = 1, 4
