@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _KEYWORDS = [
     "SOPClassUID",
     "SOPInstanceUID",
     "Modality",
+    "PatientID",
+    "FrameOfReferenceUID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "SeriesNumber",
@@ -53,6 +56,8 @@ class FileHeader:
     Args:
         path: Where the file is.
         modality: Modality; `"CT"` also for a CT SOP class without one.
+        patient: Digest of the patient's number, which is never kept.
+        frame_of_reference_uid: Coordinate system of the positions.
         is_slice: False if the SOP class is not one of CT slices, as for screen captures.
         orientation: ImageOrientationPatient, row then column direction in LPS.
         position: ImagePositionPatient, LPS mm.
@@ -61,6 +66,8 @@ class FileHeader:
     path: Path
     modality: str | None = None
     is_slice: bool = True
+    patient: str | None = None
+    frame_of_reference_uid: str | None = None
     study_uid: str | None = None
     series_uid: str | None = None
     instance_uid: str | None = None
@@ -127,6 +134,8 @@ def read_header(path: Path) -> FileHeader | None:
         path,
         modality=modality_of(ds),
         is_slice=text(ds, "SOPClassUID") in CT_SOP_CLASSES | {None},
+        patient=_digest(text(ds, "PatientID")),
+        frame_of_reference_uid=text(ds, "FrameOfReferenceUID"),
         study_uid=text(ds, "StudyInstanceUID"),
         series_uid=text(ds, "SeriesInstanceUID"),
         instance_uid=text(ds, "SOPInstanceUID"),
@@ -164,6 +173,10 @@ def modality_of(ds: Dataset) -> str | None:
     if modality := text(ds, "Modality"):
         return modality.upper()
     return "CT" if text(ds, "SOPClassUID") in CT_SOP_CLASSES else None
+
+
+def _digest(value: str | None) -> str | None:
+    return None if value is None else hashlib.sha256(value.encode("utf-8", "replace")).hexdigest()
 
 
 def _read_dataset(path: Path) -> Dataset:

@@ -58,7 +58,8 @@ scans number each step as an acquisition of its own, so a difference alone says 
 def split_stacks(headers: Sequence[FileHeader]) -> list[list[FileHeader]]:
     """Stacks of the slices of one series, each in the order of `headers`.
 
-    Localizers, screen captures and other modalities are always split off.
+    Localizers, screen captures, other modalities, other patients and other coordinate systems are
+    always split off.
 
     Args:
         headers: All files with one SeriesInstanceUID.
@@ -72,7 +73,7 @@ def split_stacks(headers: Sequence[FileHeader]) -> list[list[FileHeader]]:
         (_RECONSTRUCTIONS, SPACING_ATOL_MM, _cover_same_range),
         (_PHASES, 0.0, _share_positions),
     )
-    stacks = _partition(headers, lambda h: (h.study_uid, h.modality, h.is_slice, h.is_localizer))
+    stacks = _partition(headers, _origin)
     for keys, tolerance, is_safe in rules:
         stacks = [
             part
@@ -82,6 +83,12 @@ def split_stacks(headers: Sequence[FileHeader]) -> list[list[FileHeader]]:
             )
         ]
     return stacks
+
+
+def _origin(header: FileHeader) -> object:
+    """Where slices come from: whatever their UIDs say, patients are never mixed."""
+    place = (header.patient, header.study_uid, header.frame_of_reference_uid)
+    return (*place, header.modality, header.is_slice, header.is_localizer)
 
 
 def along_normal(headers: Sequence[FileHeader]) -> NDArray[np.float64]:

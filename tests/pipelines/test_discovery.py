@@ -59,6 +59,27 @@ def test_files_without_preamble_are_dicom(tmp_path: Path, keep_meta: bool) -> No
     assert np.array_equal(sitk.GetArrayFromImage(read_scan(candidate).image), hu_pattern(COUNT))
 
 
+@pytest.mark.parametrize(
+    "other", [{"PatientID": "P2"}, {"FrameOfReferenceUID": uid.generate_uid()}]
+)
+def test_patients_and_coordinate_systems_are_never_mixed(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
+    """Two people under one series UID, as careless anonymization leaves them."""
+    first, second = (make_slices(COUNT, series_uid="1.2.3") for _ in range(2))
+    for ds in first + second:
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID, ds.PatientID = "1.2", "1.2.4", "P1"
+    for number, ds in enumerate(second):
+        x, y, z = ds.ImagePositionPatient
+        ds.ImagePositionPatient = [x, y, float(z) + 200.0]
+        ds.SOPInstanceUID = f"1.2.9.{number}"
+        for keyword, value in other.items():
+            setattr(ds, keyword, value)
+    write_files(first, tmp_path / "a")
+    write_files(second, tmp_path / "b")
+    assert [len(c.files) for c in find_series([tmp_path])] == [COUNT, COUNT]
+
+
 def test_two_series_in_one_folder_are_told_apart_by_a_file_name(tmp_path: Path) -> None:
     slices = [
         ds for pair in zip(make_slices(COUNT), make_slices(COUNT), strict=True) for ds in pair
