@@ -24,7 +24,7 @@ from pipelines.hounsfield import check_hounsfield
 from pipelines.reasons import UnusableSeries
 from pipelines.scan import Scan
 from pipelines.slice_geometry import MAX_VOXELS, SlicePlane, listed, stack_planes
-from pipelines.storage import UnreadableFile, combined_digest, file_size, read_bytes
+from pipelines.storage import UnreadableFile, combined_digest, file_size, is_zip, read_bytes
 
 MAX_SERIES_BYTES = 4 * MAX_VOXELS
 """Largest series [bytes] (own): the most voxels in 16 bits, and as much again for headers."""
@@ -100,6 +100,10 @@ def _read_files(candidate: SeriesCandidate) -> tuple[list[_File], str]:
         name = candidate.name_of(path)
         try:
             content = read_bytes(path)
+            if is_zip(content):
+                raise UnreadableFile(
+                    "an archive that is damaged, or lies in another one: unpack it"
+                )
             digests.append(hashlib.sha256(content).hexdigest())
             ds = dcmread(BytesIO(content), force=True)
             ds.buffer = None  # else it would keep the whole file beside its pixels
@@ -126,7 +130,7 @@ def _check_kind(files: Sequence[_File]) -> None:
             raise UnusableSeries("NOT_CT", f"{file.name} is not a CT slice but: {what}")
         if (integer(file.ds, "SamplesPerPixel") or 1) != 1:
             raise UnusableSeries("NOT_CT", f"{file.name} is a color image")
-        if "LOCALIZER" in texts(file.ds, "ImageType"):
+        if "LOCALIZER" in (value.upper() for value in texts(file.ds, "ImageType")):
             raise UnusableSeries("LOCALIZER", f"{file.name} is a localizer (scout view)")
     empty = [file.name for file in files if not has_pixel_data(file.ds)]
     if len(empty) == len(files):
@@ -143,6 +147,11 @@ def _frames_of(file: _File) -> list[_Frame]:
     if count > 1 and not is_enhanced(file.ds):
         raise UnusableSeries(
             "CORRUPT_FILE", f"{file.name} holds {count} images without saying where they lie"
+        )
+    described = len(file.ds.get("PerFrameFunctionalGroupsSequence") or [])
+    if described not in (0, count):
+        raise UnusableSeries(
+            "CORRUPT_FILE", f"{file.name} holds {count} images and describes {described}"
         )
     return [
         _frame(file, number, f", frame {number + 1}" if count > 1 else "")

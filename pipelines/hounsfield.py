@@ -10,6 +10,9 @@ AIR_CEILING_HU = -200.0
 TISSUE_FLOOR_HU = 0.0
 """A scan of a body has values above this [HU] (own): every soft tissue but fat, and all bone."""
 
+HU_CEILING = 31000.0
+"""No scanner writes values above this [HU] (own): the extended scale for metal ends at 30,710."""
+
 HU_FLOOR = -(2.0**15)
 """No scanner or converter pads with values below this [HU] (own)."""
 
@@ -24,7 +27,7 @@ def check_hounsfield(low: float, high: float, name: str) -> None:
 
     Raises:
         UnusableSeries: NOT_HU, if there is nothing like air, nothing like soft tissue, or something
-            below any padding.
+            below any padding or above any metal.
 
     Example:
         >>> check_hounsfield(-1024, 3071, "scan.nii.gz")
@@ -38,6 +41,8 @@ def check_hounsfield(low: float, high: float, name: str) -> None:
             "NOT_HU",
             f"{told}: air is at -1000. A mask, or a CT saved without its rescale?",
         )
+    if high > HU_CEILING:
+        raise UnusableSeries("NOT_HU", f"{told}. Padding, or values of the wrong sign?")
     if high <= TISSUE_FLOOR_HU:
         raise UnusableSeries(
             "NOT_HU",

@@ -152,6 +152,9 @@ def _check_complete(planes: Sequence[SlicePlane]) -> None:
         lacking = [plane.name for plane in planes if not getattr(plane, what)]
         if lacking:
             raise UnusableSeries("CORRUPT_FILE", f"no valid {keyword} in {listed(lacking)}")
+    empty = [plane.name for plane in planes if min(plane.shape) < 1]
+    if empty:
+        raise UnusableSeries("CORRUPT_FILE", f"no pixels in {listed(empty)}")
     for plane in planes:
         if min(plane.pixel_spacing_mm or (0.0,)) <= 0:
             raise UnusableSeries("CORRUPT_FILE", f"PixelSpacing is not positive in {plane.name}")

@@ -12,6 +12,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
+from pipelines.dicom_values import tolerant_reading
 from pipelines.reasons import REASONS, UnusableSeries
 from tests.pipelines.dicom_factory import (
     AXIAL,
@@ -20,8 +21,10 @@ from tests.pipelines.dicom_factory import (
     ORIGIN,
     SAGITTAL,
     hu_pattern,
+    make_enhanced,
     make_slices,
     write_files,
+    write_zip,
 )
 from tests.pipelines.only_series import read, refusal, voxels
 
@@ -184,6 +187,7 @@ def test_positions_rounded_to_a_tenth_are_no_fault(tmp_path: Path) -> None:
         ({"Modality": "PT", "SOPClassUID": uid.PositronEmissionTomographyImageStorage}, "NOT_CT"),
         ({"SOPClassUID": uid.SecondaryCaptureImageStorage}, "NOT_CT"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "LOCALIZER"),
+        ({"Rows": 0}, "CORRUPT_FILE"),
         ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "Modality": "OT"}, "NOT_CT"),
     ],
 )
@@ -192,6 +196,31 @@ def test_what_is_no_stack_of_ct_slices_is_refused(
 ) -> None:
     write_files(make_slices(COUNT, **attributes), tmp_path)
     assert refusal(tmp_path).code == code
+
+
+def test_a_localizer_may_be_spelled_in_small_letters(tmp_path: Path) -> None:
+    with tolerant_reading():
+        write_files(make_slices(COUNT, ImageType=["ORIGINAL", "PRIMARY", "localizer"]), tmp_path)
+        assert refusal(tmp_path).code == "LOCALIZER"
+
+
+@pytest.mark.parametrize("count", [COUNT - 1, COUNT + 1, 10**6])
+def test_an_enhanced_file_describes_every_image(tmp_path: Path, count: int) -> None:
+    ds = make_enhanced(COUNT)
+    ds.NumberOfFrames = count
+    write_files([ds], tmp_path)
+    refused = refusal(tmp_path)
+    assert refused.code == "CORRUPT_FILE"
+    assert f"holds {count} images and describes {COUNT}" in refused.message
+
+
+def test_an_archive_in_an_archive_is_told(tmp_path: Path) -> None:
+    inner = write_zip(tmp_path / "in.zip", {"a": write_files(make_slices(1), tmp_path / "s")[0]})
+    (tmp_path / "study").mkdir()
+    write_zip(tmp_path / "study" / "out.zip", {"in.zip": inner})
+    refused = refusal(tmp_path / "study")
+    assert refused.code == "CORRUPT_FILE"
+    assert "lies in another one" in refused.message
 
 
 def test_near_lossless_compression_is_noted(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_oblique_volumes_are_not_axial(tmp_path: Path) -> None:
         (np.full(GRID.shape, np.nan, np.float32), "not numbers"),
         (np.linspace(-1, 1, 16 * 12 * COUNT).reshape(GRID.shape).astype(np.float32), "-1 to 1"),
         (np.full(GRID.shape, -1e9, np.float32), "does not look like HU"),
+        (np.linspace(-1000, 62512, GRID.shape[0] * 192).reshape(GRID.shape), "Padding"),
         (np.random.default_rng(0).integers(-1024, -768, GRID.shape).astype(np.int16), "picture"),
     ],
 )
