@@ -31,7 +31,11 @@ SAME_POSITION_MM = 0.05
 
 _Key = Callable[[FileHeader], object]
 
-_PLANES: tuple[_Key, ...] = (lambda header: header.orientation,)
+_PLANES: tuple[_Key, ...] = (
+    # not of single slices: some anonymizers give every file a coordinate system of its own
+    lambda header: header.frame_of_reference_uid,
+    lambda header: header.orientation,
+)
 """Parts that differ in these can never be one volume."""
 
 _RECONSTRUCTIONS: tuple[_Key, ...] = (
@@ -58,8 +62,7 @@ scans number each step as an acquisition of its own, so a difference alone says 
 def split_stacks(headers: Sequence[FileHeader]) -> list[list[FileHeader]]:
     """Stacks of the slices of one series, each in the order of `headers`.
 
-    Localizers, screen captures, other modalities, other patients and other coordinate systems are
-    always split off.
+    Localizers, screen captures, other modalities and other patients are always split off.
 
     Args:
         headers: All files with one SeriesInstanceUID.
@@ -87,8 +90,8 @@ def split_stacks(headers: Sequence[FileHeader]) -> list[list[FileHeader]]:
 
 def _origin(header: FileHeader) -> object:
     """Where slices come from: whatever their UIDs say, patients are never mixed."""
-    place = (header.patient, header.study_uid, header.frame_of_reference_uid)
-    return (*place, header.modality, header.is_slice, header.is_localizer)
+    origin = (header.patient, header.study_uid, header.modality)
+    return (*origin, header.is_slice, header.is_localizer)
 
 
 def along_normal(headers: Sequence[FileHeader]) -> NDArray[np.float64]:

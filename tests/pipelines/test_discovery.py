@@ -80,6 +80,14 @@ def test_patients_and_coordinate_systems_are_never_mixed(
     assert [len(c.files) for c in find_series([tmp_path])] == [COUNT, COUNT]
 
 
+def test_a_coordinate_system_for_every_file_splits_nothing(tmp_path: Path) -> None:
+    slices = make_slices(COUNT)
+    for ds in slices:
+        ds.FrameOfReferenceUID = uid.generate_uid()
+    write_files(slices, tmp_path)
+    assert [len(c.files) for c in find_series([tmp_path])] == [COUNT]
+
+
 def test_two_series_in_one_folder_are_told_apart_by_a_file_name(tmp_path: Path) -> None:
     slices = [
         ds for pair in zip(make_slices(COUNT), make_slices(COUNT), strict=True) for ds in pair
