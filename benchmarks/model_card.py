@@ -72,7 +72,7 @@ EVIDENCE = (
         "scoring_phantoms_agreement.csv",
         "scoring_phantoms.csv",
         "Digital phantoms of seeds that neither the training nor the choice of these weights has "
-        "used (a later training was turned down on them), from the program that drew a part of "
+        "used, from the program that drew a part of "
         "the training scans: they say that the method works, not how it does on patients.",
     ),
     Evidence(
