@@ -203,6 +203,29 @@ def test_unusable_tables_are_refused_with_the_place(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("p1", "p1/"), ("p1", "study/p1"), ("study/p7", "p7")]
+)
+def test_two_names_of_one_scan_are_refused(
+    predicted: Path, tmp_path: Path, first: str, second: str
+) -> None:
+    rows = [[first, 1], ["p2", 3], [second, 1]]
+    table = write_table(tmp_path / "r.csv", ["scan", "agatston"], rows)
+    with pytest.raises(
+        UnusableTable, match=rf"r\.csv names one scan twice, as '{first}' and as '{second}'"
+    ):
+        read_pairs(predicted, table)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "/"])
+def test_a_row_that_names_no_scan_is_refused_by_its_line(tmp_path: Path, name: str) -> None:
+    predicted = write_table(tmp_path / "p.csv", ["scan_id", "agatston"], [["x", 7]])
+    rows = [["x", 6], [], [name, 5]]
+    table = write_table(tmp_path / "r.csv", ["scan", "agatston"], rows)
+    with pytest.raises(UnusableTable, match=r"line 4 of r\.csv names no scan: its column scan"):
+        read_pairs(predicted, table)
+
+
 def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
     rows = [["a", "ok", "", "", 1, "", "", "one/p1"], ["b", "ok", "", "", 2, "", "", "two/p1"]]
     predicted = write_table(tmp_path / "p.csv", COLUMNS, rows)
