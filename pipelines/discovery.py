@@ -34,9 +34,11 @@ from pipelines.volume_headers import data_files, is_volume
 SCAN_ID_LENGTH = 12
 """Hexadecimal digits of a scan's pseudonym: a clash among a million scans has odds of 1:500."""
 
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+"""Usual endings of DICOM files, in lower case; many have none."""
+
 _LOGGER = logging.getLogger(__name__)
 _HEAD_BYTES = 512
-_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def _is_ruin(head: bytes, path: Path) -> bool:
 
 
 def _has_dicom_suffix(path: Path) -> bool:
-    return path.suffix.lower() in _DICOM_SUFFIXES
+    return path.suffix.lower() in DICOM_SUFFIXES
 
 
 def _named_like_slices(paths: list[Path], headers: list[FileHeader]) -> list[Path]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from calcium.agreement import (
     spearman,
 )
 from calcium.categories import RISK_CATEGORIES
+from pipelines.discovery import DICOM_SUFFIXES
+from pipelines.volume_headers import suffix_of
 
 KEY_COLUMNS = ("scan_id", "scan", "source")
 """Columns of a reference table that may name the scan, the first present is used."""
@@ -34,6 +38,11 @@ SCORED_STATUSES = ("ok", "review")
 
 MIN_GROUP_SIZE = 3
 """Groups with fewer pairs are not reported by themselves."""
+
+_MORE_FILES = re.compile(r"(?P<mark> \[(?:[^\[\]]|\[[^\[\]]*\])+ and \d+ more\])$")
+_SAME_FILE = re.compile(r"^(?P<name>.+)(?P<mark> \[(?P=name)\])$")
+"""How `pipelines.discovery` marks series in one folder, `p1 [IM1.dcm and 9 more]`, and files of
+one path, `a.nii [a.nii]`. Brackets that a folder's own name ends with are no such mark."""
 
 
 class UnusableTable(ValueError):  # noqa: N818 (the name says what is wrong, not that it is an error)
@@ -315,11 +324,26 @@ def _find_row(
     return None
 
 
-def _parts(source: str) -> set[str]:
+@cache
+def _parts(source: str) -> frozenset[str]:
     """Folders on the way to a series and its name, with and without suffix."""
-    path = source.partition(" [")[0].rstrip("/")  # " [first file and n more]" tells siblings apart
+    parts = [part for part in _without_sibling_mark(source).split("/") if part]
+    return frozenset({*parts, *map(_without_suffix, parts)})
+
+
+def _without_sibling_mark(source: str) -> str:
+    """The source without the file name in brackets that tells the series of one folder apart."""
+    path = source.rstrip("/")
     name = path.rpartition("/")[2]
-    return {*path.split("/"), name.partition(".")[0]} - {""}
+    mark = _MORE_FILES.search(name) or _SAME_FILE.search(name)
+    return path[: -len(mark["mark"])] if mark else path
+
+
+def _without_suffix(name: str) -> str:
+    """A dot alone begins no suffix: folders may be named by a UID."""
+    suffixes = (suffix_of(name) or "", *DICOM_SUFFIXES, ".zip")
+    found = next((s for s in suffixes if s and name.lower().endswith(s)), "")
+    return name[: len(name) - len(found)] or name
 
 
 def _is_scored(row: Mapping[str, str]) -> bool:

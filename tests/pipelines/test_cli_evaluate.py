@@ -241,6 +241,13 @@ def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
         ("cohort/p1 [IM1.dcm and 9 more]", "p1"),
         ("scans/lung1.nii.gz", "lung1"),
         ("scans/lung1.nii.gz", "lung1.nii.gz"),
+        ("scans/lung1.v2.NII.gz", "lung1.v2"),
+        ("scans/p1.v2/IM1.dcm [IM1.dcm]", "IM1"),
+        ("scans/p1.zip/ct", "p1"),
+        ("data/1/1.2.840.113", "1.2.840.113"),
+        ("data [x]/p1/ct", "p1"),
+        ("data/p1/ct [a]", "ct [a]"),
+        ("data/ct [a] [IM [1].dcm and 9 more]", "ct [a]"),
     ],
 )
 def test_a_folder_or_file_name_in_the_source_is_enough(
@@ -250,6 +257,23 @@ def test_a_folder_or_file_name_in_the_source_is_enough(
     predicted = write_table(tmp_path / "p.csv", COLUMNS, rows)
     table = write_table(tmp_path / "r.csv", ["scan", "agatston"], [[name, 4]])
     assert read_pairs(predicted, table).predicted.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("sources", "name", "score"),
+    [
+        (["data/1/1.2.840.113", "data/2/1.2.840.114", "data/3/1.2.840.115"], "1", 0.0),
+        (["data/1/p.1", "data/2/p.2", "data/p"], "p", 2.0),
+        (["data/ct [a]", "data/ct [b]", "data/ct"], "ct", 2.0),
+    ],
+)
+def test_a_part_of_a_name_is_no_name(
+    tmp_path: Path, sources: list[str], name: str, score: float
+) -> None:
+    rows = [[f"s{n}", "ok", "", "", n, "", "", source] for n, source in enumerate(sources)]
+    predicted = write_table(tmp_path / "p.csv", COLUMNS, rows)
+    table = write_table(tmp_path / "r.csv", ["scan", "agatston"], [[name, 4]])
+    assert read_pairs(predicted, table).predicted.tolist() == [score]
 
 
 def test_a_refused_series_beside_the_scored_one_is_passed_over(tmp_path: Path) -> None:
