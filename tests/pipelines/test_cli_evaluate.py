@@ -291,3 +291,14 @@ def test_binary_file_is_no_table(predicted: Path, tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00binary\x00")
     with pytest.raises(UnusableTable, match=r"r\.csv is not a table in UTF-8 CSV"):
         read_pairs(predicted, path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/x", "folder"])
+def test_a_folder_that_cannot_be_written_is_wrong_usage(
+    predicted: Path, reference: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "folder" / "evaluation.json").mkdir(parents=True)
+    result = invoke(predicted, reference, "--out", tmp_path / name)
+    assert result.exit_code == 2
+    assert result.stderr.count("--out") == 1
