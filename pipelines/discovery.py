@@ -166,6 +166,7 @@ def _dicom_candidates(
 ) -> list[SeriesCandidate]:
     series = _series_of(headers)
     stacks = [stack for members in series for stack in split_stacks(_distinct(members))]
+    stacks = _without_copied_stacks(stacks)
     ordered = [(_in_slice_order(stack), stack[0].modality) for stack in stacks]
     for lost in _by_folder(damaged).values():
         owners = [paths for paths, modality in ordered if _may_own(paths, modality, lost[0])]
@@ -217,13 +218,36 @@ def _likeness(header: FileHeader) -> object:
 
 
 def _distinct(headers: list[FileHeader]) -> list[FileHeader]:
-    """The headers without copies: files of one SOPInstanceUID with the same bytes."""
-    times = Counter(header.instance_uid for header in headers)
+    """The headers without copies: files of one SOPInstanceUID with the same bytes.
+
+    Files without one may be copies if they are of one size.
+    """
+    names = [header.instance_uid or file_size(header.path) for header in headers]
+    times = Counter(names)
     kept: dict[object, FileHeader] = {}
-    for header in headers:
-        is_alone = header.instance_uid is None or times[header.instance_uid] == 1
-        key = header.path if is_alone else (header.instance_uid, digest(header.path))
+    for name, header in zip(names, headers, strict=True):
+        key = header.path if times[name] == 1 else (name, digest(header.path))
         kept.setdefault(key, header)
+    return list(kept.values())
+
+
+def _without_copied_stacks(stacks: list[list[FileHeader]]) -> list[list[FileHeader]]:
+    """The stacks without those that hold the same bytes as an earlier one.
+
+    Only files without SeriesInstanceUID can: those of one series are looked through together.
+    """
+    sizes = [
+        None
+        if all(h.series_uid for h in stack)
+        else tuple(sorted(file_size(h.path) for h in stack))
+        for stack in stacks
+    ]
+    times = Counter(sizes)
+    kept: dict[object, list[FileHeader]] = {}
+    for number, (size, stack) in enumerate(zip(sizes, stacks, strict=True)):
+        is_alone = size is None or times[size] == 1
+        key = number if is_alone else combined_digest([digest(h.path) for h in stack])
+        kept.setdefault(key, stack)
     return list(kept.values())
 
 

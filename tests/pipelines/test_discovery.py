@@ -127,6 +127,40 @@ def test_copies_of_files_and_of_series_count_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("SOPInstanceUID",),
+        ("SeriesInstanceUID",),
+        ("SeriesInstanceUID", "SOPInstanceUID", "StudyInstanceUID"),
+    ],
+)
+def test_copies_of_files_without_uids_count_once(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    slices = make_slices(COUNT)
+    for ds in slices:
+        for keyword in missing:
+            delattr(ds, keyword)
+    folder = tmp_path / "in" / "a"
+    folder.mkdir(parents=True)
+    for number, ds in enumerate(slices):
+        ds.save_as(folder / f"{number}", implicit_vr=False, little_endian=True)
+    shutil.copy(folder / "2", folder / "copy")
+    shutil.copytree(folder, tmp_path / "in" / "b")
+    (candidate,) = find_series([tmp_path / "in"])
+    assert facts([candidate]) == [("in/a", COUNT, "CT")]
+    assert read_scan(candidate).grid.size[2] == COUNT
+
+
+def test_slices_without_uids_that_differ_are_all_kept(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        slices = make_slices(COUNT)
+        for ds in slices:
+            del ds.SeriesInstanceUID, ds.StudyInstanceUID
+            ds.PatientID = folder
+        write_files(slices, tmp_path / folder)
+    assert [len(candidate.files) for candidate in find_series([tmp_path])] == [COUNT, COUNT]
+
+
 def test_one_slice_twice_with_different_bytes_is_refused(tmp_path: Path) -> None:
     slices = make_slices(COUNT)
     write_files(slices, tmp_path)
