@@ -292,5 +292,7 @@ def _folder_of(candidate: SeriesCandidate) -> str:
     if candidate.kind == "volume" or len(candidate.files) == 1:
         return candidate.name_of(candidate.files[0])
     folder = Path(os.path.commonpath([path.parent for path in candidate.files]))
+    if not folder.name:  # files of two inputs that share the root of all folders alone
+        folder = candidate.files[0].parent
     name = candidate.name_of(folder)
     return name if name != "." else folder.name

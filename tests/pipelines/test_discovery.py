@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom import uid
 
-from pipelines.discovery import SeriesCandidate, find_series
+from pipelines.discovery import SeriesCandidate, _folder_of, find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from tests.pipelines.dicom_factory import (
@@ -82,6 +82,12 @@ def test_a_series_over_two_folders_is_one(tmp_path: Path) -> None:
 def test_files_given_one_by_one_are_one_series(tmp_path: Path) -> None:
     paths = write_files(make_slices(COUNT), tmp_path / "case")
     assert facts(find_series(paths)) == [("case", COUNT, "CT")]
+
+
+def test_a_series_over_two_inputs_far_apart_has_the_source_of_its_first_file() -> None:
+    files = (Path("/a/first/ct/1.dcm"), Path("/b/second/ct/2.dcm"))
+    assert _folder_of(SeriesCandidate(files, "", base=Path("/a"))) == "first/ct"
+    assert _folder_of(SeriesCandidate(files, "", base=Path("/"))) == "a/first/ct"
 
 
 @pytest.mark.parametrize("given", [".", "case", "../work/case"])
