@@ -236,6 +236,22 @@ def test_files_of_other_kinds_spoil_nothing(
     assert read_scan(candidate).grid.size[2] == COUNT
 
 
+@pytest.mark.parametrize("name", ["._scan.nii.gz", "__MACOSX/._scan.nrrd", "._scan.mha"])
+def test_what_file_managers_leave_beside_a_volume_is_none(tmp_path: Path, name: str) -> None:
+    image = sitk.GetImageFromArray(hu_pattern(COUNT))
+    sitk.WriteImage(image, str(tmp_path / "scan.nii.gz"))
+    beside = tmp_path / name
+    beside.parent.mkdir(exist_ok=True)
+    beside.write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X" + bytes(100))
+    assert [candidate.files[0].name for candidate in find_series([tmp_path])] == ["scan.nii.gz"]
+
+
+def test_a_volume_may_have_any_name(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(hu_pattern(COUNT)), str(tmp_path / "a.nii"))
+    (tmp_path / "a.nii").rename(tmp_path / "._a.nii")
+    assert [candidate.kind for candidate in find_series([tmp_path])] == ["volume"]
+
+
 def test_three_planes_in_one_series_become_three(tmp_path: Path) -> None:
     slices = [
         ds
