@@ -19,6 +19,7 @@ import numpy as np
 
 from pipelines.dicom_headers import FileHeader, has_preamble, is_dicom, read_header
 from pipelines.dicom_values import tolerant_reading
+from pipelines.scan_folder import is_scan_folder
 from pipelines.stacks import MIN_STACK_SLICES, along_normal, split_stacks
 from pipelines.storage import (
     UnreadableFile,
@@ -87,7 +88,8 @@ def find_series(
 
     Copies of the same file count once. Files that are neither DICOM, NIfTI, NRRD nor
     MetaImage are passed over in silence; damaged DICOM files go to the series they lie
-    beside, which is then refused by `read_scan`, or become a candidate of their own.
+    beside, which is then refused by `read_scan`, or become a candidate of their own. What
+    an earlier run wrote about its scans is not entered, unless it is given as an input.
 
     Args:
         inputs: Folders, zip archives or files.
@@ -100,11 +102,21 @@ def find_series(
         FileNotFoundError: If an input does not exist.
     """
     bases: dict[Path, Path] = {}
+    results: set[Path] = set()
+
+    def is_result(folder: Path) -> bool:
+        if is_scan_folder(folder):
+            results.add(folder)
+        return folder in results
+
     for given in map(Path, inputs):
         given.stat()
         root = Path(os.path.abspath(given))  # other processes may work in another folder
-        for path in list_files(root, [Path(folder) for folder in exclude]):
+        excluded = [Path(folder) for folder in exclude]
+        for path in list_files(root, excluded, is_excluded=is_result):
             bases.setdefault(path, root.parent)
+    if results:  # no name: it may be that of a patient
+        _LOGGER.warning("results of an earlier run are passed over (scans: %d)", len(results))
     with tolerant_reading():
         candidates = _find_among(list(bases), bases)
     order = {path: number for number, path in enumerate(bases)}

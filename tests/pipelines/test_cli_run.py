@@ -217,6 +217,27 @@ def test_output_inside_the_input_is_not_read(tmp_path: Path, fake: FakeModel) ->
     assert len(rows(tmp_path / "out")) == 1
 
 
+def test_results_of_an_earlier_run_inside_the_input_are_not_read(
+    tmp_path: Path, fake: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_series(tmp_path / "series")
+    invoke("run", tmp_path, "--out", tmp_path / "out1", "--dicom-out")
+    write_series(tmp_path / "out1" / "later")
+    done = invoke("run", tmp_path, "--out", tmp_path / "out2")
+    assert done.exit_code == 0
+    sources = [row["source"] for row in rows(tmp_path / "out2")]
+    assert sources == [f"{tmp_path.name}/out1/later", f"{tmp_path.name}/series"]
+    assert "results of an earlier run are passed over (scans: 1)" in caplog.messages
+
+
+def test_scans_may_lie_where_the_results_go(tmp_path: Path, fake: FakeModel) -> None:
+    write_series(tmp_path / "scans" / "p1")
+    words = ("run", tmp_path / "scans", "--out", tmp_path, "--dicom-out")
+    for _ in range(2):
+        assert invoke(*words).exit_code == 0
+        assert [row["source"] for row in rows(tmp_path)] == ["scans/p1"]
+
+
 def test_dicom_results_are_written_on_request(tmp_path: Path, fake: FakeModel) -> None:
     write_series(tmp_path / "in")
     words = ("run", tmp_path / "in", "--out", tmp_path / "out", "--dicom-out")
