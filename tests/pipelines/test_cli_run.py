@@ -238,6 +238,15 @@ def test_scans_may_lie_where_the_results_go(tmp_path: Path, fake: FakeModel) -> 
         assert [row["source"] for row in rows(tmp_path)] == ["scans/p1"]
 
 
+def test_output_folder_that_is_the_input_is_wrong_usage(tmp_path: Path, fake: FakeModel) -> None:
+    write_series(tmp_path / "in")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    done = invoke("run", tmp_path / "in", "--out", tmp_path / "link")
+    assert done.exit_code == 2
+    assert "Choose another folder for --out" in done.stderr
+    assert not (tmp_path / "in" / "scores.csv").exists()
+
+
 def test_dicom_results_are_written_on_request(tmp_path: Path, fake: FakeModel) -> None:
     write_series(tmp_path / "in")
     words = ("run", tmp_path / "in", "--out", tmp_path / "out", "--dicom-out")
