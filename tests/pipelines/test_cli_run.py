@@ -256,6 +256,20 @@ def test_dicom_results_are_written_on_request(tmp_path: Path, fake: FakeModel) -
     assert (folder / "sc" / "0001.dcm").is_file()
 
 
+def test_other_options_replace_what_stands_in_the_folder_of_a_scan(
+    tmp_path: Path, fake: FakeModel
+) -> None:
+    write_series(tmp_path / "in")
+    words = ("run", tmp_path / "in", "--out", tmp_path / "out")
+    invoke(*words)
+    folder = scan_of(tmp_path / "out")
+    for more in (["--dicom-out"], []):
+        assert "finished before" not in invoke(*words, *more).stdout
+        assert list((tmp_path / "out" / "scans").iterdir()) == [folder]
+        assert scan_of(tmp_path / "out") == folder
+        assert (folder / "sr.dcm").exists() == (folder / "sc").exists() == bool(more)
+
+
 def test_nothing_to_score_exits_with_four(tmp_path: Path, fake: FakeModel) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "letter.txt").write_text("no image")
