@@ -84,4 +84,4 @@ def _line(result: ScanResult) -> str:
     agatston = "-" if result.agatston is None else f"{result.agatston:.1f}"
     told = "  ".join(part for part in (result.reasons, result.source) if part)
     category = result.risk_category or "-"
-    return f"{result.scan_id:<14}{result.status:<10}{agatston:>9}  {category:<9} {told}"
+    return f"{result.scan_id:<13} {result.status:<9} {agatston:>9}  {category:<9} {told}"

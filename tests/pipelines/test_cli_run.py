@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from pipelines import guards, model, run, run_inputs
+from pipelines.batch import BatchSummary
 from pipelines.cli import main
+from pipelines.cli_output import print_summary
 from pipelines.guards import GuardFinding
+from pipelines.results import ScanResult
 from tests.pipelines.dicom_factory import PATIENT, hu_pattern, make_slices, write_files
 from tests.pipelines.fake_model import (
     IDENTITY,
@@ -277,6 +281,25 @@ def test_nothing_to_score_exits_with_four(tmp_path: Path, fake: FakeModel) -> No
     assert done.exit_code == 4
     assert rows(tmp_path / "out") == []
     assert "Nothing to score" in done.stderr
+
+
+def test_long_names_and_scores_stand_apart_in_what_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = ScanResult(
+        scan_id="32c9540b1049-e1feacf3",
+        status="rejected",
+        source="in/a",
+        model="m",
+        agatston=1234567.5,
+    )
+    print_summary(BatchSummary((result,), 0, 1.0), tmp_path)
+    [head, line, *_] = capsys.readouterr().out.splitlines()
+    assert line.split() == ["32c9540b1049-e1feacf3", "rejected", "1234567.5", "-", "in/a"]
+    result = replace(result, scan_id="32c9540b1049", agatston=7.0)
+    print_summary(BatchSummary((result,), 0, 1.0), tmp_path)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.index("rejected") == head.index("status")
 
 
 @pytest.mark.parametrize(
