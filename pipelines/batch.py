@@ -2,11 +2,13 @@
 
 The table has one row per candidate series, in the order of discovery. A series whose
 content was already scored, in this run or an earlier one in the same folder, is not
-scored again: its row points to the folder that holds its result.
+scored again: its row points to the folder that holds its result. Scored with other options,
+by another model or version, it takes over the folder it has.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
 import time
@@ -32,9 +34,8 @@ INDEX_NAME = "index.html"
 LOG_NAME = "run.log"
 
 HASH_DIGITS_IN_NAME = 8
-"""Digits of the content hash that tell two series of one pseudonym apart."""
-
-"""What goes to `run.log`: pseudonyms, statuses, tracebacks; never a header's value."""
+"""Last digits of the content hash that tell two series of one pseudonym apart: the first ones are
+the pseudonym itself."""
 
 
 class Candidate(Protocol):
@@ -94,11 +95,13 @@ class Task:
         candidate: The series.
         scan_id: Name of its folder.
         key: Its key in the journal.
+        content_hash: SHA-256 over the bytes of its files.
     """
 
     candidate: Candidate
     scan_id: str
     key: str
+    content_hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +170,7 @@ class Batch:
         self.give_up = give_up
         self.on_finish = on_finish
         self._keys: list[str] = []
-        self._names: dict[str, str] = {}
+        self._owners: dict[str, tuple[str, str]] = {}
         self._n_skipped = 0
         self._n_series = 0
 
@@ -186,7 +189,7 @@ class Batch:
             journal = self._open_journal()
             LOGGER.info("run of %d series with %s", len(candidates), self.settings.model.label)
             for task, outcome in self._outcomes(self._tasks(candidates, journal)):
-                journal.append(task.key, outcome.result)
+                journal.append(task.key, outcome.result, task.content_hash)
                 _log(outcome)
                 self.on_finish(outcome.result)
             results = tuple(
@@ -204,8 +207,8 @@ class Batch:
             remove_parts(folder)
         journal = Journal(out / JOURNAL_NAME)
         if self.settings.fresh:
-            for result in journal.results():
-                remove_own_files(scan_folder(out, result.scan_id))
+            for scan_id in journal.scan_ids:
+                remove_own_files(scan_folder(out, scan_id))
             journal.path.unlink(missing_ok=True)
             journal = Journal(journal.path)
         if journal.passed_over:
@@ -214,10 +217,11 @@ class Batch:
 
     def _tasks(self, candidates: Sequence[Candidate], journal: Journal) -> Iterator[Task]:
         """What is left to do, found out as the work goes on: hashing takes time."""
-        self._names = {result.scan_id: key for key in journal for result in [journal[key]]}
+        self._owners = {journal[key].scan_id: (key, journal.content_hash(key)) for key in journal}
         seen: set[str] = set()
         for candidate in candidates:
-            key = self._key(candidate)
+            content_hash = _content_hash(candidate)
+            key = self._key(content_hash)
             self._keys.append(key)
             if key in seen:
                 LOGGER.info("%s has the content of an earlier series", candidate.scan_id)
@@ -225,24 +229,30 @@ class Batch:
             seen.add(key)
             if self._is_finished(journal, key):
                 self._n_skipped += 1
+                self._owners[journal[key].scan_id] = key, content_hash
                 self.on_finish(journal[key])
             else:
-                yield Task(candidate, self._name(candidate, key), key)
+                name = self._name(candidate, content_hash, key, journal)
+                yield Task(candidate, name, key, content_hash)
 
-    def _key(self, candidate: Candidate) -> str:
-        try:
-            content_hash = candidate.content_hash
-        except OSError as error:  # reading will say so in the scan's own row
-            content_hash = f"unreadable {type(error).__name__} {candidate.source}"
+    def _key(self, content_hash: str) -> str:
         options = {**self.settings.options, "program": program_version()}
         return journal_key(content_hash, self.settings.model.model_hash, options)
 
-    def _name(self, candidate: Candidate, key: str) -> str:
-        """Folder name, told apart if another series of the same pseudonym has it."""
-        if self._names.setdefault(candidate.scan_id, key) == key:
-            return candidate.scan_id
-        name = f"{candidate.scan_id}-{key[:HASH_DIGITS_IN_NAME]}"
-        self._names[name] = key
+    def _name(self, candidate: Candidate, content_hash: str, key: str, journal: Journal) -> str:
+        """Folder name, told apart if another series of the same pseudonym has it.
+
+        What the same series had there by another key is withdrawn before it is replaced.
+        """
+        name = journal[key].scan_id if key in journal else candidate.scan_id
+        owner, owned = self._owners.get(name, (key, content_hash))
+        if owner != key and owned not in ("", content_hash):
+            name = f"{candidate.scan_id}-{content_hash[-HASH_DIGITS_IN_NAME:]}"
+            owner, _ = self._owners.get(name, (key, content_hash))
+        if owner != key and owner in journal:
+            LOGGER.info("%s is scored anew: other options, another model or version", name)
+            journal.withdraw(owner)
+        self._owners[name] = key, content_hash
         return name
 
     def _is_finished(self, journal: Journal, key: str) -> bool:
@@ -283,6 +293,14 @@ class Batch:
         write_atomically(out / TABLE_NAME, table_text(summary.results))
         write_atomically(out / INDEX_NAME, index_html(summary.results, facts))
         write_atomically(out / SUMMARY_NAME, json_text(facts))
+
+
+def _content_hash(candidate: Candidate) -> str:
+    try:
+        return candidate.content_hash
+    except OSError as error:  # reading will say so in the scan's own row
+        text = f"unreadable {type(error).__name__} {candidate.source}"
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _log(outcome: Outcome) -> None:

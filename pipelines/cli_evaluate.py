@@ -33,9 +33,14 @@ def command(predicted: Path, reference: Path, out: Path) -> None:
     from pipelines.evaluation_report import measure_rows, write_evaluation
 
     try:
-        record = write_evaluation(read_pairs(predicted, reference), out)
+        pairs = read_pairs(predicted, reference)
     except UnusableTable as error:
         raise click.UsageError(str(error)) from error
+    try:
+        record = write_evaluation(pairs, out)
+    except OSError as error:
+        message = f"cannot write to {out}: {error.strerror}. Choose another folder."
+        raise click.BadParameter(message, param_hint="--out") from error
     rows = measure_rows(record)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:

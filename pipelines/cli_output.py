@@ -14,7 +14,7 @@ from pipelines.model import ModelError
 from pipelines.output_lock import OutputInUseError
 from pipelines.results import ScanResult
 from pipelines.run import RunOptions
-from pipelines.run_inputs import Execution, score_inputs
+from pipelines.run_inputs import Execution, OutputIsInputError, score_inputs
 from pipelines.workers import WorkersLostError
 
 PRINTED_ROWS = 60
@@ -49,7 +49,7 @@ def run_with_progress(
             return score_inputs(inputs, options, execution, on_found=found, on_finish=finished)
     except ModelError as error:
         raise click.BadParameter(str(error), param_hint="--model") from error
-    except OutputInUseError as error:
+    except (OutputInUseError, OutputIsInputError) as error:
         raise click.BadParameter(f"{error}.", param_hint="--out") from error
     except PermissionError as error:
         raise click.BadParameter("cannot write there.", param_hint="--out") from error
@@ -84,4 +84,4 @@ def _line(result: ScanResult) -> str:
     agatston = "-" if result.agatston is None else f"{result.agatston:.1f}"
     told = "  ".join(part for part in (result.reasons, result.source) if part)
     category = result.risk_category or "-"
-    return f"{result.scan_id:<14}{result.status:<10}{agatston:>9}  {category:<9} {told}"
+    return f"{result.scan_id:<13} {result.status:<9} {agatston:>9}  {category:<9} {told}"

@@ -19,6 +19,7 @@ import numpy as np
 
 from pipelines.dicom_headers import FileHeader, has_preamble, is_dicom, read_header
 from pipelines.dicom_values import tolerant_reading
+from pipelines.scan_folder import is_scan_folder
 from pipelines.stacks import MIN_STACK_SLICES, along_normal, split_stacks
 from pipelines.storage import (
     UnreadableFile,
@@ -34,9 +35,11 @@ from pipelines.volume_headers import data_files, is_volume, suffix_of
 SCAN_ID_LENGTH = 12
 """Hexadecimal digits of a scan's pseudonym: a clash among a million scans has odds of 1:500."""
 
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+"""Usual endings of DICOM files, in lower case; many have none."""
+
 _LOGGER = logging.getLogger(__name__)
 _HEAD_BYTES = 512
-_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,8 @@ def find_series(
 
     Copies of the same file count once. Files that are neither DICOM, NIfTI, NRRD nor
     MetaImage are passed over in silence; damaged DICOM files go to the series they lie
-    beside, which is then refused by `read_scan`, or become a candidate of their own.
+    beside, which is then refused by `read_scan`, or become a candidate of their own. What
+    an earlier run wrote about its scans is not entered, unless it is given as an input.
 
     Args:
         inputs: Folders, zip archives or files.
@@ -98,11 +102,21 @@ def find_series(
         FileNotFoundError: If an input does not exist.
     """
     bases: dict[Path, Path] = {}
+    results: set[Path] = set()
+
+    def is_result(folder: Path) -> bool:
+        if is_scan_folder(folder):
+            results.add(folder)
+        return folder in results
+
     for given in map(Path, inputs):
         given.stat()
         root = Path(os.path.abspath(given))  # other processes may work in another folder
-        for path in list_files(root, [Path(folder) for folder in exclude]):
+        excluded = [Path(folder) for folder in exclude]
+        for path in list_files(root, excluded, is_excluded=is_result):
             bases.setdefault(path, root.parent)
+    if results:  # no name: it may be that of a patient
+        _LOGGER.warning("results of an earlier run are passed over (scans: %d)", len(results))
     with tolerant_reading():
         candidates = _find_among(list(bases), bases)
     order = {path: number for number, path in enumerate(bases)}
@@ -151,7 +165,7 @@ def _is_ruin(head: bytes, path: Path) -> bool:
 
 
 def _has_dicom_suffix(path: Path) -> bool:
-    return path.suffix.lower() in _DICOM_SUFFIXES
+    return path.suffix.lower() in DICOM_SUFFIXES
 
 
 def _named_like_slices(paths: list[Path], headers: list[FileHeader]) -> list[Path]:
@@ -166,6 +180,7 @@ def _dicom_candidates(
 ) -> list[SeriesCandidate]:
     series = _series_of(headers)
     stacks = [stack for members in series for stack in split_stacks(_distinct(members))]
+    stacks = _without_copied_stacks(stacks)
     ordered = [(_in_slice_order(stack), stack[0].modality) for stack in stacks]
     for lost in _by_folder(damaged).values():
         owners = [paths for paths, modality in ordered if _may_own(paths, modality, lost[0])]
@@ -217,13 +232,36 @@ def _likeness(header: FileHeader) -> object:
 
 
 def _distinct(headers: list[FileHeader]) -> list[FileHeader]:
-    """The headers without copies: files of one SOPInstanceUID with the same bytes."""
-    times = Counter(header.instance_uid for header in headers)
+    """The headers without copies: files of one SOPInstanceUID with the same bytes.
+
+    Files without one may be copies if they are of one size.
+    """
+    names = [header.instance_uid or file_size(header.path) for header in headers]
+    times = Counter(names)
     kept: dict[object, FileHeader] = {}
-    for header in headers:
-        is_alone = header.instance_uid is None or times[header.instance_uid] == 1
-        key = header.path if is_alone else (header.instance_uid, digest(header.path))
+    for name, header in zip(names, headers, strict=True):
+        key = header.path if times[name] == 1 else (name, digest(header.path))
         kept.setdefault(key, header)
+    return list(kept.values())
+
+
+def _without_copied_stacks(stacks: list[list[FileHeader]]) -> list[list[FileHeader]]:
+    """The stacks without those that hold the same bytes as an earlier one.
+
+    Only files without SeriesInstanceUID can: those of one series are looked through together.
+    """
+    sizes = [
+        None
+        if all(h.series_uid for h in stack)
+        else tuple(sorted(file_size(h.path) for h in stack))
+        for stack in stacks
+    ]
+    times = Counter(sizes)
+    kept: dict[object, list[FileHeader]] = {}
+    for number, (size, stack) in enumerate(zip(sizes, stacks, strict=True)):
+        is_alone = size is None or times[size] == 1
+        key = number if is_alone else combined_digest([digest(h.path) for h in stack])
+        kept.setdefault(key, stack)
     return list(kept.values())
 
 
@@ -268,5 +306,7 @@ def _folder_of(candidate: SeriesCandidate) -> str:
     if candidate.kind == "volume" or len(candidate.files) == 1:
         return candidate.name_of(candidate.files[0])
     folder = Path(os.path.commonpath([path.parent for path in candidate.files]))
+    if not folder.name:  # files of two inputs that share the root of all folders alone
+        folder = candidate.files[0].parent
     name = candidate.name_of(folder)
     return name if name != "." else folder.name

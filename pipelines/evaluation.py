@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from calcium.agreement import (
     spearman,
 )
 from calcium.categories import RISK_CATEGORIES
+from pipelines.discovery import DICOM_SUFFIXES
+from pipelines.volume_headers import suffix_of
 
 KEY_COLUMNS = ("scan_id", "scan", "source")
 """Columns of a reference table that may name the scan, the first present is used."""
@@ -34,6 +38,11 @@ SCORED_STATUSES = ("ok", "review")
 
 MIN_GROUP_SIZE = 3
 """Groups with fewer pairs are not reported by themselves."""
+
+_MORE_FILES = re.compile(r"(?P<mark> \[(?:[^\[\]]|\[[^\[\]]*\])+ and \d+ more\])$")
+_SAME_FILE = re.compile(r"^(?P<name>.+)(?P<mark> \[(?P=name)\])$")
+"""How `pipelines.discovery` marks series in one folder, `p1 [IM1.dcm and 9 more]`, and files of
+one path, `a.nii [a.nii]`. Brackets that a folder's own name ends with are no such mark."""
 
 
 class UnusableTable(ValueError):  # noqa: N818 (the name says what is wrong, not that it is an error)
@@ -97,25 +106,18 @@ def read_pairs(predicted_csv: Path, reference_csv: Path) -> ScorePairs:
 
     Raises:
         UnusableTable: If a column is missing, a score is not a number or negative, a
-            scan is named twice, a name is ambiguous, or no scan is in both.
+            scan is named twice or by nothing, a name is ambiguous, or no scan is in both.
 
     Source:
         Own.
     """
-    predictions = _read_rows(predicted_csv, ("scan_id", "agatston"))
+    predictions = list(_read_rows(predicted_csv, ("scan_id", "agatston")).values())
     references = _read_rows(reference_csv, ("agatston",))
-    key = next((column for column in KEY_COLUMNS if column in references[0]), None)
-    if key is None:
-        raise UnusableTable(
-            f"{reference_csv.name} must have one of the columns {', '.join(KEY_COLUMNS)}"
-        )
-    names = [row[key].strip() for row in references]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UnusableTable(f"{reference_csv.name} names the scan {twice!r} twice")
+    names = _names(references, reference_csv.name)
     found = [_find_row(name, predictions, predicted_csv.name) for name in names]
+    _refuse_rows_named_twice(names, found, reference_csv.name)
     pairs, unscored, unknown = [], [], []
-    for name, truth, row in zip(names, references, found, strict=True):
+    for name, truth, row in zip(names, references.values(), found, strict=True):
         if row is None:
             unknown.append(name)
         elif not _is_scored(row):
@@ -249,20 +251,55 @@ def _interval_coverage(pairs: ScorePairs) -> dict[str, Any]:
     return {"n": n, "coverage": float(inside[has_interval].mean()) if n else math.nan}
 
 
-def _read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def _read_rows(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
+    """Rows of a table by the line of the file on which each ends, counted from 1."""
+    rows: dict[int, dict[str, str]] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            for row in reader:
+                rows[reader.line_num] = {k: v or "" for k, v in row.items() if k}
     except (UnicodeDecodeError, csv.Error):
         raise UnusableTable(f"{path.name} is not a table in UTF-8 CSV") from None
     if not rows:
         raise UnusableTable(f"{path.name} has no rows")
-    missing = [column for column in columns if column not in rows[0]]
+    missing = [column for column in columns if column not in next(iter(rows.values()))]
     if missing:
         raise UnusableTable(
             f"{path.name} must have the columns {', '.join(columns)}; missing: {', '.join(missing)}"
         )
     return rows
+
+
+def _names(references: Mapping[int, dict[str, str]], table: str) -> list[str]:
+    """What the rows of a reference table, by line, call their scans."""
+    columns = next(iter(references.values()))
+    key = next((column for column in KEY_COLUMNS if column in columns), None)
+    if key is None:
+        raise UnusableTable(f"{table} must have one of the columns {', '.join(KEY_COLUMNS)}")
+    names = [row[key].strip() for row in references.values()]
+    for line, name in zip(references, names, strict=True):
+        if not name.strip("/"):  # would fit every row without a source
+            raise UnusableTable(f"line {line} of {table} names no scan: its column {key} is empty")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnusableTable(f"{table} names the scan {twice!r} twice")
+    return names
+
+
+def _refuse_rows_named_twice(
+    names: Sequence[str], found: Sequence[dict[str, str] | None], table: str
+) -> None:
+    """Two names may be of one scan: a folder and a file in it, or a scan_id and a source."""
+    first: dict[int, str] = {}
+    for name, row in zip(names, found, strict=True):
+        if row is None:
+            continue
+        other = first.setdefault(id(row), name)
+        if other != name:
+            raise UnusableTable(
+                f"{table} names one scan twice, as {other!r} and as {name!r}; keep one of the rows"
+            )
 
 
 def _find_row(
@@ -287,11 +324,26 @@ def _find_row(
     return None
 
 
-def _parts(source: str) -> set[str]:
+@cache
+def _parts(source: str) -> frozenset[str]:
     """Folders on the way to a series and its name, with and without suffix."""
-    path = source.partition(" [")[0].rstrip("/")  # " [first file and n more]" tells siblings apart
+    parts = [part for part in _without_sibling_mark(source).split("/") if part]
+    return frozenset({*parts, *map(_without_suffix, parts)})
+
+
+def _without_sibling_mark(source: str) -> str:
+    """The source without the file name in brackets that tells the series of one folder apart."""
+    path = source.rstrip("/")
     name = path.rpartition("/")[2]
-    return {*path.split("/"), name.partition(".")[0]} - {""}
+    mark = _MORE_FILES.search(name) or _SAME_FILE.search(name)
+    return path[: -len(mark["mark"])] if mark else path
+
+
+def _without_suffix(name: str) -> str:
+    """A dot alone begins no suffix: folders may be named by a UID."""
+    suffixes = (suffix_of(name) or "", *DICOM_SUFFIXES, ".zip")
+    found = next((s for s in suffixes if s and name.lower().endswith(s)), "")
+    return name[: len(name) - len(found)] or name
 
 
 def _is_scored(row: Mapping[str, str]) -> bool:

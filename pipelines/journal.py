@@ -3,6 +3,9 @@
 One JSON line per finished scan is appended and forced to disk before anything else
 counts on it. A process killed in the middle of a line leaves a torn last line, which the
 next run cuts off.
+
+A result stands for the files in its scan's folder. Before others replace them, another
+line withdraws it: a process killed in between leaves no result with the files of another.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._results: dict[str, ScanResult] = {}
+        self._contents: dict[str, str] = {}
+        self._scan_ids: dict[str, None] = {}
         self.passed_over = 0
         if path.exists():
             self._load()
@@ -68,16 +73,30 @@ class Journal:
         """All results, oldest first."""
         return tuple(self._results.values())
 
-    def append(self, key: str, result: ScanResult) -> None:
+    @property
+    def scan_ids(self) -> tuple[str, ...]:
+        """Names of all folders that were ever finished, also those of withdrawn results."""
+        return tuple(self._scan_ids)
+
+    def content_hash(self, key: str) -> str:
+        """SHA-256 of the scan's files; empty for refused scans of earlier versions."""
+        return self._contents[key]
+
+    def append(self, key: str, result: ScanResult, content_hash: str = "") -> None:
         """Record a finished scan; on disk when this returns.
 
         A later line with the same key replaces the earlier one.
         """
-        line = json.dumps(
-            {"format": FORMAT, "key": key, "result": result.to_json()},
-            ensure_ascii=False,
-            allow_nan=False,
-        )
+        self._write({"key": key, "content": content_hash, "result": result.to_json()})
+        self._record(key, result, content_hash)
+
+    def withdraw(self, key: str) -> None:
+        """Forget a result whose folder is about to be replaced; on disk when this returns."""
+        self._write({"key": key, "withdrawn": True})
+        del self._results[key]
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        line = json.dumps({"format": FORMAT, **entry}, ensure_ascii=False, allow_nan=False)
         is_new = not self.path.exists()
         with self.path.open("ab") as stream:
             stream.write(line.encode("utf-8", "backslashreplace") + b"\n")
@@ -85,7 +104,12 @@ class Journal:
             os.fsync(stream.fileno())
         if is_new:
             sync_folder(self.path.parent)
+
+    def _record(self, key: str, result: ScanResult, content_hash: str) -> None:
+        self._results.pop(key, None)  # the latest comes last
         self._results[key] = result
+        self._contents[key] = content_hash or str(result.details.get("content_sha256", ""))
+        self._scan_ids[result.scan_id] = None
 
     def _load(self) -> None:
         content = self.path.read_bytes()
@@ -98,9 +122,12 @@ class Journal:
                 entry = json.loads(line)
                 if entry["format"] != FORMAT:
                     raise ValueError("another format")
-                key, result = str(entry["key"]), ScanResult.from_json(entry["result"])
+                key = str(entry["key"])
+                if entry.get("withdrawn"):
+                    self._results.pop(key, None)
+                    continue
+                result, content = ScanResult.from_json(entry["result"]), entry.get("content", "")
             except (ValueError, KeyError, TypeError):
                 self.passed_over += 1
                 continue
-            self._results.pop(key, None)
-            self._results[key] = result
+            self._record(key, result, content)

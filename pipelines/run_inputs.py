@@ -15,6 +15,10 @@ from pipelines.results import ScanResult
 from pipelines.run import RunOptions, give_up_task, score_task
 
 
+class OutputIsInputError(ValueError):
+    """The folder of the run is one of its inputs, of which nothing would be read."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """How the work is done; none of it changes a score.
@@ -50,10 +54,13 @@ def score_inputs(
         on_finish: Called with each result as it is known.
 
     Raises:
+        OutputIsInputError: If the output folder is an input itself, under whatever name.
         ModelError: If the model cannot be used.
         OutputInUseError: If another run writes to the same folder.
         WorkersLostError: If all workers are gone; what is finished stays finished.
     """
+    if options.out.exists() and any(path.samefile(options.out) for path in inputs):
+        raise OutputIsInputError("this folder is an INPUT. Choose another folder for --out")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # worker processes inherit it
     verify_files(options.model or DEFAULT_MODEL, read_description(options.model))
     settings = BatchSettings(

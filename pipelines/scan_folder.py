@@ -10,9 +10,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.journal import JOURNAL_NAME
 from registration.atomic_files import PART_SUFFIX, sync_folder, umask
 
 SCANS_FOLDER = "scans"
@@ -39,6 +40,17 @@ def scan_folder(out: Path, scan_id: str) -> Path:
             f"scan_id must be letters, digits, '.', '_' and '-'. Received: {scan_id!r}"
         )
     return out / SCANS_FOLDER / scan_id
+
+
+def is_scan_folder(folder: Path) -> bool:
+    """Whether a run wrote this folder about a scan, or was writing it when it was killed.
+
+    Its place in the folder of the run tells, and what it holds: scans of the user may lie
+    in a folder `scans`, too.
+    """
+    if folder.parent.name != SCANS_FOLDER or not (folder.parents[1] / JOURNAL_NAME).is_file():
+        return False
+    return folder.name.endswith(PART_SUFFIX) or bool(_own_files(folder))
 
 
 @contextlib.contextmanager
@@ -92,7 +104,7 @@ def _put_in_place(part: Path, target: Path) -> None:
     sync_folder(target)
 
 
-def _own_files(folder: Path) -> Iterable[Path]:
+def _own_files(folder: Path) -> list[Path]:
     names = [folder / name for name in OWN_NAMES]
     return [*filter(Path.exists, names), *sorted((folder / CAPTURES_FOLDER).glob("*.dcm"))]
 

@@ -17,7 +17,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,7 +50,12 @@ class UnreadableFile(OSError):  # noqa: N818 (says what is wrong with the file)
     """A file that exists and cannot be read; the message does not repeat its name."""
 
 
-def list_files(root: Path, exclude: Sequence[Path] = ()) -> Iterator[Path]:
+def list_files(
+    root: Path,
+    exclude: Sequence[Path] = (),
+    *,
+    is_excluded: Callable[[Path], bool] = lambda folder: False,
+) -> Iterator[Path]:
     """Regular files under `root` in a stable order, archives replaced by their members.
 
     Links to folders are followed, each real folder visited once, so that loops end. Pipes,
@@ -59,8 +64,13 @@ def list_files(root: Path, exclude: Sequence[Path] = ()) -> Iterator[Path]:
     Args:
         root: A folder, an archive or a file.
         exclude: Folders that are not entered (the output folder of a run, say).
+        is_excluded: Tells of every folder below `root` whether it is not entered either.
     """
-    for path in _walk(root, {os.path.realpath(folder) for folder in exclude}):
+
+    def is_entered(folder: Path) -> bool:
+        return folder == root or not is_excluded(folder)
+
+    for path in _walk(root, {os.path.realpath(folder) for folder in exclude}, is_entered):
         if _is_sound_archive(path):
             yield from _list_members(path)
         else:
@@ -148,7 +158,7 @@ def combined_digest(digests: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(digests)).encode("ascii")).hexdigest()
 
 
-def _walk(root: Path, skipped: set[str]) -> Iterator[Path]:
+def _walk(root: Path, skipped: set[str], is_entered: Callable[[Path], bool]) -> Iterator[Path]:
     seen = set(skipped)
     pending = [root]
     while pending:
@@ -159,7 +169,8 @@ def _walk(root: Path, skipped: set[str]) -> Iterator[Path]:
                 yield path
             elif stat.S_ISDIR(mode) and (real := os.path.realpath(path)) not in seen:
                 seen.add(real)
-                pending.extend(sorted(path.iterdir(), reverse=True))
+                if is_entered(path):
+                    pending.extend(sorted(path.iterdir(), reverse=True))
         except OSError as error:
             _LOGGER.warning("%s: passed over (%s)", path, error.strerror)
 

@@ -71,7 +71,8 @@ def is_volume(head: bytes, name: str) -> bool:
     r"""Whether a file is an image volume, by its first 512 bytes or by its suffix.
 
     Segmentations as 3-D Slicer writes them (`*.seg.nrrd`) name their segments at the head of
-    the file; they lie beside scans and are none.
+    the file; they lie beside scans and are none. Neither are the `._NAME` files that macOS
+    leaves beside every NAME: what begins like that has to be a volume by its content.
 
     Example:
         >>> is_volume(b"NRRD0004\ntype: short\n", "image")
@@ -80,10 +81,13 @@ def is_volume(head: bytes, name: str) -> bool:
         False
         >>> is_volume(b"hello", "notes.txt")
         False
+        >>> is_volume(b"hello", "scan.nii"), is_volume(b"Mac OS X", "._scan.nii")
+        (True, False)
     """
     if head.startswith(b"NRRD000") and b"\nSegment" in head:
         return False
-    return volume_suffix(head) is not None or suffix_of(name) is not None
+    has_suffix = suffix_of(name) is not None and not name.startswith("._")
+    return has_suffix or volume_suffix(head) is not None
 
 
 def suffix_of(name: str) -> str | None:

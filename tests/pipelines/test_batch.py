@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.journal import JOURNAL_NAME
+from pipelines.journal import JOURNAL_NAME, Journal
 from pipelines.output_lock import OutputInUseError, locked
 from tests.pipelines.fakes import (
     MODEL,
@@ -88,6 +88,59 @@ def test_another_model_or_option_scores_again(tmp_path: Path) -> None:
     assert len(calls(tmp_path / "out")) == 3
 
 
+def test_a_series_keeps_its_folder_whatever_it_is_scored_with(tmp_path: Path) -> None:
+    out, [series] = tmp_path / "out", cohort(tmp_path / "in", ["score 12.5"])
+    first: dict[str, object] = {"preset": None}
+    for options in (first, {"preset": "agatston-4conn"}, first):
+        assert run_fake_batch(out, [series], options=options).n_skipped == 0
+        assert [row["scan_id"] for row in rows(out)] == [series.scan_id]
+        assert os.listdir(out / "scans") == [series.scan_id]
+    assert run_fake_batch(out, [series], options=first).n_skipped == 1
+
+
+def test_killed_while_it_takes_a_folder_over_does_not_lend_it_to_the_earlier_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, [series] = tmp_path / "out", cohort(tmp_path / "in", ["score 12.5"])
+    run_fake_batch(out, [series], options={"dicom_out": False})
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_fake_batch(out, [series], options={"dicom_out": True})
+    assert run_fake_batch(out, [series], options={"dicom_out": False}).n_skipped == 0
+    assert len(calls(out)) == 3
+    assert os.listdir(out / "scans") == [rows(out)[0]["scan_id"]] == [series.scan_id]
+
+
+def test_fresh_deletes_what_a_killed_run_took_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, [series] = tmp_path / "out", cohort(tmp_path / "in", ["score 12.5"])
+    run_fake_batch(out, [series])
+    monkeypatch.setattr(Journal, "append", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_fake_batch(out, [series], options={"dicom_out": True})
+    run_fake_batch(out, [], fresh=True)
+    assert os.listdir(out / "scans") == []
+
+
+def raise_interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_lines_of_earlier_versions_count_and_give_their_folder_up(tmp_path: Path) -> None:
+    out, series = tmp_path / "out", cohort(tmp_path / "in", ["score 12.5", "reject"])
+    run_fake_batch(out, series)
+    entries = [json.loads(line) for line in (out / JOURNAL_NAME).read_text().splitlines()]
+    for entry in entries:
+        del entry["content"]
+    (out / JOURNAL_NAME).write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    assert run_fake_batch(out, series).n_skipped == 2
+    assert run_fake_batch(out, series, options={"dicom_out": True}).n_skipped == 0
+    assert [row["scan_id"] for row in rows(out)] == [c.scan_id for c in series]
+    assert sorted(os.listdir(out / "scans")) == sorted(c.scan_id for c in series)
+
+
 def test_changed_content_is_scored_again(tmp_path: Path) -> None:
     [series] = cohort(tmp_path / "in", ["score 12.5"])
     run_fake_batch(tmp_path / "out", [series])
@@ -125,6 +178,9 @@ def test_one_pseudonym_for_two_contents_gives_two_folders(tmp_path: Path) -> Non
     assert len(set(names)) == 2
     stored = [json.loads((tmp_path / "out/scans" / n / "result.json").read_text()) for n in names]
     assert [result["agatston"] for result in stored] == [12.5, 1.0]
+    run_fake_batch(tmp_path / "out", [second, first], options={"dicom_out": True})
+    assert [row["scan_id"] for row in rows(tmp_path / "out")] == names[::-1]
+    assert sorted(os.listdir(tmp_path / "out/scans")) == sorted(names)
 
 
 def test_fresh_starts_anew_and_leaves_foreign_files(tmp_path: Path) -> None:

@@ -203,6 +203,29 @@ def test_unusable_tables_are_refused_with_the_place(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("p1", "p1/"), ("p1", "study/p1"), ("study/p7", "p7")]
+)
+def test_two_names_of_one_scan_are_refused(
+    predicted: Path, tmp_path: Path, first: str, second: str
+) -> None:
+    rows = [[first, 1], ["p2", 3], [second, 1]]
+    table = write_table(tmp_path / "r.csv", ["scan", "agatston"], rows)
+    with pytest.raises(
+        UnusableTable, match=rf"r\.csv names one scan twice, as '{first}' and as '{second}'"
+    ):
+        read_pairs(predicted, table)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "/"])
+def test_a_row_that_names_no_scan_is_refused_by_its_line(tmp_path: Path, name: str) -> None:
+    predicted = write_table(tmp_path / "p.csv", ["scan_id", "agatston"], [["x", 7]])
+    rows = [["x", 6], [], [name, 5]]
+    table = write_table(tmp_path / "r.csv", ["scan", "agatston"], rows)
+    with pytest.raises(UnusableTable, match=r"line 4 of r\.csv names no scan: its column scan"):
+        read_pairs(predicted, table)
+
+
 def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
     rows = [["a", "ok", "", "", 1, "", "", "one/p1"], ["b", "ok", "", "", 2, "", "", "two/p1"]]
     predicted = write_table(tmp_path / "p.csv", COLUMNS, rows)
@@ -218,6 +241,13 @@ def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
         ("cohort/p1 [IM1.dcm and 9 more]", "p1"),
         ("scans/lung1.nii.gz", "lung1"),
         ("scans/lung1.nii.gz", "lung1.nii.gz"),
+        ("scans/lung1.v2.NII.gz", "lung1.v2"),
+        ("scans/p1.v2/IM1.dcm [IM1.dcm]", "IM1"),
+        ("scans/p1.zip/ct", "p1"),
+        ("data/1/1.2.840.113", "1.2.840.113"),
+        ("data [x]/p1/ct", "p1"),
+        ("data/p1/ct [a]", "ct [a]"),
+        ("data/ct [a] [IM [1].dcm and 9 more]", "ct [a]"),
     ],
 )
 def test_a_folder_or_file_name_in_the_source_is_enough(
@@ -227,6 +257,23 @@ def test_a_folder_or_file_name_in_the_source_is_enough(
     predicted = write_table(tmp_path / "p.csv", COLUMNS, rows)
     table = write_table(tmp_path / "r.csv", ["scan", "agatston"], [[name, 4]])
     assert read_pairs(predicted, table).predicted.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("sources", "name", "score"),
+    [
+        (["data/1/1.2.840.113", "data/2/1.2.840.114", "data/3/1.2.840.115"], "1", 0.0),
+        (["data/1/p.1", "data/2/p.2", "data/p"], "p", 2.0),
+        (["data/ct [a]", "data/ct [b]", "data/ct"], "ct", 2.0),
+    ],
+)
+def test_a_part_of_a_name_is_no_name(
+    tmp_path: Path, sources: list[str], name: str, score: float
+) -> None:
+    rows = [[f"s{n}", "ok", "", "", n, "", "", source] for n, source in enumerate(sources)]
+    predicted = write_table(tmp_path / "p.csv", COLUMNS, rows)
+    table = write_table(tmp_path / "r.csv", ["scan", "agatston"], [[name, 4]])
+    assert read_pairs(predicted, table).predicted.tolist() == [score]
 
 
 def test_a_refused_series_beside_the_scored_one_is_passed_over(tmp_path: Path) -> None:
@@ -244,3 +291,14 @@ def test_binary_file_is_no_table(predicted: Path, tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00binary\x00")
     with pytest.raises(UnusableTable, match=r"r\.csv is not a table in UTF-8 CSV"):
         read_pairs(predicted, path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/x", "folder"])
+def test_a_folder_that_cannot_be_written_is_wrong_usage(
+    predicted: Path, reference: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "folder" / "evaluation.json").mkdir(parents=True)
+    result = invoke(predicted, reference, "--out", tmp_path / name)
+    assert result.exit_code == 2
+    assert result.stderr.count("--out") == 1

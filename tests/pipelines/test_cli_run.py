@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from pipelines import guards, model, run, run_inputs
+from pipelines.batch import BatchSummary
 from pipelines.cli import main
+from pipelines.cli_output import print_summary
 from pipelines.guards import GuardFinding
+from pipelines.results import ScanResult
 from tests.pipelines.dicom_factory import PATIENT, hu_pattern, make_slices, write_files
 from tests.pipelines.fake_model import (
     IDENTITY,
@@ -217,6 +221,36 @@ def test_output_inside_the_input_is_not_read(tmp_path: Path, fake: FakeModel) ->
     assert len(rows(tmp_path / "out")) == 1
 
 
+def test_results_of_an_earlier_run_inside_the_input_are_not_read(
+    tmp_path: Path, fake: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_series(tmp_path / "series")
+    invoke("run", tmp_path, "--out", tmp_path / "out1", "--dicom-out")
+    write_series(tmp_path / "out1" / "later")
+    done = invoke("run", tmp_path, "--out", tmp_path / "out2")
+    assert done.exit_code == 0
+    sources = [row["source"] for row in rows(tmp_path / "out2")]
+    assert sources == [f"{tmp_path.name}/out1/later", f"{tmp_path.name}/series"]
+    assert "results of an earlier run are passed over (scans: 1)" in caplog.messages
+
+
+def test_scans_may_lie_where_the_results_go(tmp_path: Path, fake: FakeModel) -> None:
+    write_series(tmp_path / "scans" / "p1")
+    words = ("run", tmp_path / "scans", "--out", tmp_path, "--dicom-out")
+    for _ in range(2):
+        assert invoke(*words).exit_code == 0
+        assert [row["source"] for row in rows(tmp_path)] == ["scans/p1"]
+
+
+def test_output_folder_that_is_the_input_is_wrong_usage(tmp_path: Path, fake: FakeModel) -> None:
+    write_series(tmp_path / "in")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    done = invoke("run", tmp_path / "in", "--out", tmp_path / "link")
+    assert done.exit_code == 2
+    assert "Choose another folder for --out" in done.stderr
+    assert not (tmp_path / "in" / "scores.csv").exists()
+
+
 def test_dicom_results_are_written_on_request(tmp_path: Path, fake: FakeModel) -> None:
     write_series(tmp_path / "in")
     words = ("run", tmp_path / "in", "--out", tmp_path / "out", "--dicom-out")
@@ -226,6 +260,20 @@ def test_dicom_results_are_written_on_request(tmp_path: Path, fake: FakeModel) -
     assert (folder / "sc" / "0001.dcm").is_file()
 
 
+def test_other_options_replace_what_stands_in_the_folder_of_a_scan(
+    tmp_path: Path, fake: FakeModel
+) -> None:
+    write_series(tmp_path / "in")
+    words = ("run", tmp_path / "in", "--out", tmp_path / "out")
+    invoke(*words)
+    folder = scan_of(tmp_path / "out")
+    for more in (["--dicom-out"], []):
+        assert "finished before" not in invoke(*words, *more).stdout
+        assert list((tmp_path / "out" / "scans").iterdir()) == [folder]
+        assert scan_of(tmp_path / "out") == folder
+        assert (folder / "sr.dcm").exists() == (folder / "sc").exists() == bool(more)
+
+
 def test_nothing_to_score_exits_with_four(tmp_path: Path, fake: FakeModel) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "letter.txt").write_text("no image")
@@ -233,6 +281,25 @@ def test_nothing_to_score_exits_with_four(tmp_path: Path, fake: FakeModel) -> No
     assert done.exit_code == 4
     assert rows(tmp_path / "out") == []
     assert "Nothing to score" in done.stderr
+
+
+def test_long_names_and_scores_stand_apart_in_what_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = ScanResult(
+        scan_id="32c9540b1049-e1feacf3",
+        status="rejected",
+        source="in/a",
+        model="m",
+        agatston=1234567.5,
+    )
+    print_summary(BatchSummary((result,), 0, 1.0), tmp_path)
+    [head, line, *_] = capsys.readouterr().out.splitlines()
+    assert line.split() == ["32c9540b1049-e1feacf3", "rejected", "1234567.5", "-", "in/a"]
+    result = replace(result, scan_id="32c9540b1049", agatston=7.0)
+    print_summary(BatchSummary((result,), 0, 1.0), tmp_path)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.index("rejected") == head.index("status")
 
 
 @pytest.mark.parametrize(

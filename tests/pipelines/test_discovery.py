@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom import uid
 
-from pipelines.discovery import SeriesCandidate, find_series
+from pipelines.discovery import SeriesCandidate, _folder_of, find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from tests.pipelines.dicom_factory import (
@@ -113,6 +113,12 @@ def test_files_given_one_by_one_are_one_series(tmp_path: Path) -> None:
     assert facts(find_series(paths)) == [("case", COUNT, "CT")]
 
 
+def test_a_series_over_two_inputs_far_apart_has_the_source_of_its_first_file() -> None:
+    files = (Path("/a/first/ct/1.dcm"), Path("/b/second/ct/2.dcm"))
+    assert _folder_of(SeriesCandidate(files, "", base=Path("/a"))) == "first/ct"
+    assert _folder_of(SeriesCandidate(files, "", base=Path("/"))) == "a/first/ct"
+
+
 @pytest.mark.parametrize("given", [".", "case", "../work/case"])
 def test_sources_begin_with_the_name_of_the_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
@@ -154,6 +160,40 @@ def test_copies_of_files_and_of_series_count_once(tmp_path: Path) -> None:
         (f"{tmp_path.name}/a", COUNT, "CT"),
         (f"{tmp_path.name}/c.mha", 1, None),
     ]
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("SOPInstanceUID",),
+        ("SeriesInstanceUID",),
+        ("SeriesInstanceUID", "SOPInstanceUID", "StudyInstanceUID"),
+    ],
+)
+def test_copies_of_files_without_uids_count_once(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    slices = make_slices(COUNT)
+    for ds in slices:
+        for keyword in missing:
+            delattr(ds, keyword)
+    folder = tmp_path / "in" / "a"
+    folder.mkdir(parents=True)
+    for number, ds in enumerate(slices):
+        ds.save_as(folder / f"{number}", implicit_vr=False, little_endian=True)
+    shutil.copy(folder / "2", folder / "copy")
+    shutil.copytree(folder, tmp_path / "in" / "b")
+    (candidate,) = find_series([tmp_path / "in"])
+    assert facts([candidate]) == [("in/a", COUNT, "CT")]
+    assert read_scan(candidate).grid.size[2] == COUNT
+
+
+def test_slices_without_uids_that_differ_are_all_kept(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        slices = make_slices(COUNT)
+        for ds in slices:
+            del ds.SeriesInstanceUID, ds.StudyInstanceUID
+            ds.PatientID = folder
+        write_files(slices, tmp_path / folder)
+    assert [len(candidate.files) for candidate in find_series([tmp_path])] == [COUNT, COUNT]
 
 
 def test_one_slice_twice_with_different_bytes_is_refused(tmp_path: Path) -> None:
@@ -223,6 +263,22 @@ def test_files_of_other_kinds_spoil_nothing(
     forbid(monkeypatch, tmp_path / "secret.pdf")
     (candidate,) = find_series([tmp_path])
     assert read_scan(candidate).grid.size[2] == COUNT
+
+
+@pytest.mark.parametrize("name", ["._scan.nii.gz", "__MACOSX/._scan.nrrd", "._scan.mha"])
+def test_what_file_managers_leave_beside_a_volume_is_none(tmp_path: Path, name: str) -> None:
+    image = sitk.GetImageFromArray(hu_pattern(COUNT))
+    sitk.WriteImage(image, str(tmp_path / "scan.nii.gz"))
+    beside = tmp_path / name
+    beside.parent.mkdir(exist_ok=True)
+    beside.write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X" + bytes(100))
+    assert [candidate.files[0].name for candidate in find_series([tmp_path])] == ["scan.nii.gz"]
+
+
+def test_a_volume_may_have_any_name(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(hu_pattern(COUNT)), str(tmp_path / "a.nii"))
+    (tmp_path / "a.nii").rename(tmp_path / "._a.nii")
+    assert [candidate.kind for candidate in find_series([tmp_path])] == ["volume"]
 
 
 def test_three_planes_in_one_series_become_three(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,28 @@ def test_later_lines_replace_earlier_ones(tmp_path: Path) -> None:
     assert len(again) == 2
     assert again["k1"].scan_id == "c"
     assert [r.scan_id for r in again.results()] == ["b", "c"]
+
+
+def test_a_withdrawn_result_is_gone_and_its_folder_known(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append("k1", result("a"), "c1")
+    journal.append("k2", result("b"), "c2")
+    journal.withdraw("k1")
+    for known in (journal, Journal(path)):
+        assert list(known) == ["k2"]
+        assert known.content_hash("k2") == "c2"
+        assert list(known.scan_ids) == ["a", "b"]
+        assert known.passed_over == 0
+    Journal(path).append("k1", result("c"))
+    assert Journal(path)["k1"].scan_id == "c"
+
+
+def test_the_content_of_earlier_lines_is_what_their_result_says(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append("k1", replace(result("a"), details={"content_sha256": "c1"}))
+    Journal(path).append("k2", result("b"))
+    assert [Journal(path).content_hash(key) for key in ("k1", "k2")] == ["c1", ""]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 30, 200])
