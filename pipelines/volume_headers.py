@@ -25,14 +25,18 @@ NIFTI_HEADER_BYTES = 544
 """Length of the longer of the two NIfTI headers, with its extension flag [bytes] (nifti2.h)."""
 
 _TEXT_HEADER_BYTES = 2**16
-_NIFTI_MAGIC = {348: (344, (b"n+1\0",)), 540: (4, (b"n+2\0",))}
+_NIFTI_MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
+"""Place and text of the magic by header size (nifti1.h, nifti2.h)."""
+
 _NIFTI_FIELDS = {
-    348: {"dim": ("8h", 40), "bitpix": ("h", 72), "pixdim": ("8f", 76), "vox_offset": ("f", 108)}
-    | {"qform_code": ("h", 252), "sform_code": ("h", 254)},
-    540: {"dim": ("8q", 16), "bitpix": ("h", 14), "pixdim": ("8d", 104), "vox_offset": ("q", 168)}
-    | {"qform_code": ("i", 344), "sform_code": ("i", 348)},
+    "dim": ("8h", 40),
+    "bitpix": ("h", 72),
+    "pixdim": ("8f", 76),
+    "vox_offset": ("f", 108),
+    "qform_code": ("h", 252),
+    "sform_code": ("h", 254),
 }
-"""Form and offset of header fields by header size (nifti1.h, nifti2.h)."""
+"""Form and offset of NIfTI-1 header fields (nifti1.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +151,13 @@ def nifti_bytes(header: bytes) -> int:
     """Size that a NIfTI file with this header must have at least, uncompressed [bytes].
 
     Raises:
-        UnreadableFile: If it is no NIfTI header, or does not say where the voxels lie in
+        UnreadableFile: If it is no NIfTI-1 header, or does not say where the voxels lie in
             the body; ITK would then assume some place and a spacing of 1 mm.
     """
     if not _is_nifti(header) or len(header) < NIFTI_HEADER_BYTES:
         raise UnreadableFile("is not a NIfTI file")
+    if _byte_order(header, 540):  # ITK has no reader for it
+        raise UnreadableFile("is a NIfTI-2 file; convert it to NIfTI-1")
     values = _nifti_values(header)
     if values["qform_code"] == values["sform_code"] == (0,):
         raise UnreadableFile("the header does not say how the slices lie in the body")
@@ -164,20 +170,23 @@ def nifti_bytes(header: bytes) -> int:
 
 
 def _nifti_values(header: bytes) -> dict[str, tuple[float, ...]]:
-    order = "<" if int.from_bytes(header[:4], "little") in _NIFTI_FIELDS else ">"
-    (size,) = struct.unpack_from(order + "i", header)
+    order = _byte_order(header, 348)
     return {
-        keyword: struct.unpack_from(order + form, header, start)
-        for keyword, (form, start) in _NIFTI_FIELDS[size].items()
+        keyword: struct.unpack_from(f"{order}{form}", header, start)
+        for keyword, (form, start) in _NIFTI_FIELDS.items()
     }
 
 
 def _is_nifti(head: bytes) -> bool:
-    for order in ("little", "big"):
-        start, magics = _NIFTI_MAGIC.get(int.from_bytes(head[:4], order), (0, ()))
-        if head[start : start + 4] in magics:
-            return True
-    return False
+    return any(
+        _byte_order(head, size) and head[start : start + 4] == magic
+        for size, (start, magic) in _NIFTI_MAGIC.items()
+    )
+
+
+def _byte_order(head: bytes, size: int) -> str:
+    """`"<"` or `">"` if a header of this size begins so, else empty."""
+    return next((order for order in "<>" if head[:4] == struct.pack(f"{order}i", size)), "")
 
 
 def _inflated(head: bytes) -> bytes:

@@ -1,0 +1,71 @@
+"""NIfTI headers written by hand, byte by byte: what ITK would read in silence is refused."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from pipelines.discovery import find_series
+from pipelines.reading import read_scan
+from pipelines.reasons import UnusableSeries
+from pipelines.scan import Scan
+from tests.pipelines.dicom_factory import hu_pattern
+
+COUNT = 7
+SPACING = (0.5, 0.5, 3.0)
+_DATATYPES = {"i2": 4, "f4": 16, "f8": 64}
+
+
+def nifti(
+    values: NDArray[np.generic],
+    *,
+    order: str = "<",
+    pixdim: tuple[float, ...] = SPACING,
+    codes: tuple[int, int] = (0, 1),
+) -> bytes:
+    """A file whose sform says 0.5 × 0.5 × 3 mm, by the offsets of nifti1.h."""
+    header = bytearray(352)
+    rows = (SPACING[0], 0, 0, -31, 0, SPACING[1], 0, 12, 0, 0, SPACING[2], -140)
+    datatype, bits = _DATATYPES[values.dtype.str[1:]], values.dtype.itemsize * 8
+    struct.pack_into(f"{order}i", header, 0, 348)
+    struct.pack_into(f"{order}8h", header, 40, 3, *values.shape[::-1], 1, 1, 1, 1)
+    struct.pack_into(f"{order}2h", header, 70, datatype, bits)
+    struct.pack_into(f"{order}4f", header, 76, 1, *pixdim)
+    struct.pack_into(f"{order}f", header, 108, len(header))
+    header[123] = 2  # mm
+    struct.pack_into(f"{order}2h", header, 252, *codes)
+    struct.pack_into(f"{order}12f", header, 280, *rows)
+    header[344:348] = b"n+1\0"
+    return bytes(header) + values.astype(values.dtype.newbyteorder(order)).tobytes()
+
+
+def read(path: Path) -> Scan:
+    (candidate,) = find_series([path])
+    return read_scan(candidate)
+
+
+def refusal(path: Path) -> UnusableSeries:
+    with pytest.raises(UnusableSeries, match=r"^[A-Z_]+: ") as caught:
+        read(path)
+    return caught.value
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_sound_header_is_read(tmp_path: Path, order: str) -> None:
+    path = tmp_path / "scan.nii"
+    path.write_bytes(nifti(hu_pattern(COUNT), order=order))
+    scan = read(path)
+    assert scan.image.GetSpacing() == pytest.approx(SPACING)
+    assert np.array_equal(sitk.GetArrayFromImage(scan.image), hu_pattern(COUNT))
+
+
+def test_nifti_2_is_named_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    path.write_bytes(struct.pack("<i8s", 540, b"n+2\0\r\n\x1a\n") + bytes(9999))
+    refused = refusal(path)
+    assert (refused.code, "NIfTI-1" in refused.message) == ("CORRUPT_FILE", True)
