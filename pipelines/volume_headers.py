@@ -35,8 +35,14 @@ _NIFTI_FIELDS = {
     "vox_offset": ("f", 108),
     "qform_code": ("h", 252),
     "sform_code": ("h", 254),
+    "srow": ("12f", 280),
 }
 """Form and offset of NIfTI-1 header fields (nifti1.h)."""
+
+
+SPACING_RTOL = 1e-3
+"""Largest relative difference of the two spacings in a NIfTI header (own): half a pixel over
+500 pixels; header fields are float32, whose rounding stays far below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +158,40 @@ def nifti_bytes(header: bytes) -> int:
 
     Raises:
         UnreadableFile: If it is no NIfTI-1 header, or does not say where the voxels lie in
-            the body; ITK would then assume some place and a spacing of 1 mm.
+            the body, or says two things of it.
     """
     if not _is_nifti(header) or len(header) < NIFTI_HEADER_BYTES:
         raise UnreadableFile("is not a NIfTI file")
     if _byte_order(header, 540):  # ITK has no reader for it
         raise UnreadableFile("is a NIfTI-2 file; convert it to NIfTI-1")
     values = _nifti_values(header)
-    if values["qform_code"] == values["sform_code"] == (0,):
-        raise UnreadableFile("the header does not say how the slices lie in the body")
-    if not all(math.isfinite(mm) and mm > 0 for mm in values["pixdim"][1:4]):
-        raise UnreadableFile("the header gives no spacing")
+    _check_geometry(values)
     rank = min(max(int(values["dim"][0]), 0), 7)
     voxels = math.prod(max(int(n), 1) for n in values["dim"][1 : 1 + rank])
     (offset,) = values["vox_offset"]
     return (int(offset) if math.isfinite(offset) else 0) + voxels * int(values["bitpix"][0]) // 8
+
+
+def _check_geometry(values: dict[str, tuple[float, ...]]) -> None:
+    """Refuse headers without geometry, where ITK assumes 1 mm, and those with two of them.
+
+    ITK takes origin and directions from the sform, and the spacing from pixdim.
+    """
+    if values["qform_code"] == values["sform_code"] == (0,):
+        raise UnreadableFile("the header does not say how the slices lie in the body")
+    pixdim = values["pixdim"][1:4]
+    if not all(math.isfinite(mm) and mm > 0 for mm in pixdim):
+        raise UnreadableFile("the header gives no spacing")
+    if values["sform_code"] <= (0,):
+        return
+    sform = tuple(math.hypot(*values["srow"][axis::4]) for axis in range(3))
+    pairs = zip(sform, pixdim, strict=True)
+    if not all(math.isclose(one, other, rel_tol=SPACING_RTOL) for one, other in pairs):
+        told = (" × ".join(f"{mm:.4g}" for mm in spacing) for spacing in (pixdim, sform))
+        raise UnreadableFile(
+            f"pixdim and sform give different spacings: {' and '.join(told)} mm. "
+            "Convert the scan from DICOM once more"
+        )
 
 
 def _nifti_values(header: bytes) -> dict[str, tuple[float, ...]]:

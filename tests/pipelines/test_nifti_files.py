@@ -14,6 +14,7 @@ from pipelines.discovery import find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from pipelines.scan import Scan
+from registration.geometry import ImageGrid
 from tests.pipelines.dicom_factory import hu_pattern
 
 COUNT = 7
@@ -69,3 +70,37 @@ def test_nifti_2_is_named_as_what_it_is(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<i8s", 540, b"n+2\0\r\n\x1a\n") + bytes(9999))
     refused = refusal(path)
     assert (refused.code, "NIfTI-1" in refused.message) == ("CORRUPT_FILE", True)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("pixdim", [(1.0, 1.0, 1.0), (0.5, 0.5, 2.99)])
+def test_pixdim_and_sform_must_agree(tmp_path: Path, order: str, pixdim: tuple[float, ...]) -> None:
+    path = tmp_path / "scan.nii"
+    path.write_bytes(nifti(hu_pattern(COUNT), order=order, pixdim=pixdim))
+    refused = refusal(path)
+    assert refused.code == "CORRUPT_FILE"
+    assert "pixdim and sform give different spacings" in refused.message
+
+
+def test_without_sform_pixdim_alone_counts(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    path.write_bytes(nifti(hu_pattern(COUNT), pixdim=(0.7, 0.7, 2.5), codes=(1, 0)))
+    assert read(path).image.GetSpacing() == pytest.approx((0.7, 0.7, 2.5))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("spacing", [(0.683594, 0.683594, 2.5), (1 / 3, 1 / 3, 0.6)])
+@pytest.mark.parametrize("angle_deg", [0.0, 11.0])
+@pytest.mark.parametrize("mirror", [1.0, -1.0])
+def test_headers_that_itk_writes_agree(
+    tmp_path: Path, suffix: str, spacing: tuple[float, ...], angle_deg: float, mirror: float
+) -> None:
+    cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+    about_x = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    about_z = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    directions = about_x @ about_z @ np.diag([mirror, 1, 1])
+    grid = ImageGrid(
+        (16, 12, COUNT), spacing, (-131.0, 212.5, -1140.0), tuple(directions.ravel().tolist())
+    )
+    sitk.WriteImage(grid.to_image(hu_pattern(COUNT)), str(tmp_path / f"scan{suffix}"))
+    assert read(tmp_path).image.GetSpacing() == pytest.approx(spacing, rel=1e-5)
