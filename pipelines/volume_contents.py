@@ -1,8 +1,8 @@
 """Voxels of volume files as ITK reads them, after checks that ITK does not make.
 
-ITK fills what is missing of a NIfTI file with zeros, does not look at the checksums of
-compressed voxels, assumes 1 mm where a header gives no spacing, and follows headers to
-data files anywhere on the disk.
+ITK fills what is missing of a NIfTI file with zeros, and what is not a number in it; it
+does not look at the checksums of compressed voxels, assumes 1 mm where a header gives no
+spacing, and follows headers to data files anywhere on the disk.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import SimpleITK as sitk
@@ -24,6 +25,7 @@ from pipelines.storage import (
     UnreadableFile,
     file_size,
     find_archive,
+    open_file,
     read_bytes,
     read_head,
 )
@@ -33,6 +35,7 @@ from pipelines.volume_headers import (
     TextHeader,
     is_neighbor,
     nifti_bytes,
+    nifti_floats,
     read_text_header,
     suffix_of,
     volume_suffix,
@@ -41,6 +44,7 @@ from pipelines.volume_headers import (
 SHEARED = "the axes are not perpendicular, as in a conversion from a scan with gantry tilt"
 """What is wrong with a volume whose directions are not orthonormal."""
 
+_NOT_NUMBERS = "holds values that are not numbers"
 _MAX_EXCESS_BYTES = 2**20
 _CHUNK_BYTES = 2**20
 
@@ -56,7 +60,8 @@ def read_image(files: Sequence[Path], name: str) -> sitk.Image:
         A gray image of three dimensions, or of more that have one voxel each.
 
     Raises:
-        UnusableSeries: If it is damaged, incomplete, too large or not one gray volume.
+        UnusableSeries: If it is damaged, incomplete, too large or not one gray volume, or
+            if a NIfTI file holds values that are not numbers.
     """
     try:
         path = files[0]
@@ -64,7 +69,7 @@ def read_image(files: Sequence[Path], name: str) -> sitk.Image:
         if suffix == ".nii.gz":
             return _read_unpacked({"volume.nii": _inflate(read_bytes(path), name)}, name)
         if suffix == ".nii":
-            _check_length(file_size(path), read_head(path, NIFTI_HEADER_BYTES))
+            _check_nifti(path, name)
         else:
             _check_text_header(files, read_text_header(path))
         if find_archive(path) is None and suffix_of(path.name):
@@ -92,12 +97,40 @@ def _inflate(content: bytes, name: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableFile("the compressed file is damaged") from error
     _check_length(len(unpacked), head)
+    if not _is_finite(BytesIO(unpacked)):
+        raise UnusableSeries("NOT_HU", f"{name} {_NOT_NUMBERS}")
     return unpacked
+
+
+def _check_nifti(path: Path, name: str) -> None:
+    _check_length(file_size(path), read_head(path, NIFTI_HEADER_BYTES))
+    with open_file(path) as stream:
+        finite = _is_finite(stream)
+    if not finite:  # `open_file` would take a ValueError for one of its archive's
+        raise UnusableSeries("NOT_HU", f"{name} {_NOT_NUMBERS}")
 
 
 def _check_length(size: int, head: bytes) -> None:
     if size < (expected := nifti_bytes(head)):
         raise UnreadableFile(f"the file is cut short: {size} of {expected} bytes are there")
+
+
+def _is_finite(stream: IO[bytes]) -> bool:
+    """Whether a NIfTI file holds numbers alone; ITK reads NaN and infinity as 0."""
+    floats = nifti_floats(stream.read(NIFTI_HEADER_BYTES))
+    if floats is None:
+        return True
+    dtype, start, count = floats
+    stream.seek(start)
+    rest = count * np.dtype(dtype).itemsize
+    while rest > 0:
+        chunk = stream.read(min(rest, _CHUNK_BYTES))
+        if len(chunk) < min(rest, _CHUNK_BYTES):
+            raise UnreadableFile("the file is cut short")
+        if not np.isfinite(np.frombuffer(chunk, dtype)).all():
+            return False
+        rest -= len(chunk)
+    return True
 
 
 def _check_text_header(files: Sequence[Path], header: TextHeader) -> None:

@@ -30,6 +30,7 @@ _NIFTI_MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
 
 _NIFTI_FIELDS = {
     "dim": ("8h", 40),
+    "datatype": ("h", 70),
     "bitpix": ("h", 72),
     "pixdim": ("8f", 76),
     "vox_offset": ("f", 108),
@@ -39,6 +40,8 @@ _NIFTI_FIELDS = {
 }
 """Form and offset of NIfTI-1 header fields (nifti1.h)."""
 
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}
+"""NumPy types of the floats among the data types (nifti1.h)."""
 
 SPACING_RTOL = 1e-3
 """Largest relative difference of the two spacings in a NIfTI header (own): half a pixel over
@@ -166,10 +169,24 @@ def nifti_bytes(header: bytes) -> int:
         raise UnreadableFile("is a NIfTI-2 file; convert it to NIfTI-1")
     values = _nifti_values(header)
     _check_geometry(values)
+    start, voxels = _nifti_extent(values)
+    return start + voxels * int(values["bitpix"][0]) // 8
+
+
+def nifti_floats(header: bytes) -> tuple[str, int, int] | None:
+    """NumPy type, first byte and number of the voxels of a NIfTI-1 file, `None` unless floats."""
+    values = _nifti_values(header)
+    kind = _NIFTI_FLOATS.get(int(values["datatype"][0]))
+    return (_byte_order(header, 348) + kind, *_nifti_extent(values)) if kind else None
+
+
+def _nifti_extent(values: dict[str, tuple[float, ...]]) -> tuple[int, int]:
+    """First byte and number of the voxels."""
     rank = min(max(int(values["dim"][0]), 0), 7)
     voxels = math.prod(max(int(n), 1) for n in values["dim"][1 : 1 + rank])
     (offset,) = values["vox_offset"]
-    return (int(offset) if math.isfinite(offset) else 0) + voxels * int(values["bitpix"][0]) // 8
+    # ITK takes an offset within the header as one to its end.
+    return max(int(offset) if math.isfinite(offset) else 0, 348), voxels
 
 
 def _check_geometry(values: dict[str, tuple[float, ...]]) -> None:

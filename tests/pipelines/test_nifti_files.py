@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from pathlib import Path
 
@@ -104,3 +105,31 @@ def test_headers_that_itk_writes_agree(
     )
     sitk.WriteImage(grid.to_image(hu_pattern(COUNT)), str(tmp_path / f"scan{suffix}"))
     assert read(tmp_path).image.GetSpacing() == pytest.approx(spacing, rel=1e-5)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, None])
+def test_values_that_are_not_numbers_are_refused(
+    tmp_path: Path, order: str, dtype: type, compressed: bool, value: float | None
+) -> None:
+    values = hu_pattern(COUNT).astype(dtype)
+    if value is not None:
+        values[-1, -1, -1] = value
+    content = nifti(values, order=order) + bytes(3)
+    (tmp_path / "scan").write_bytes(gzip.compress(content) if compressed else content)
+    if value is None:
+        assert np.array_equal(sitk.GetArrayFromImage(read(tmp_path).image), values)
+        return
+    refused = refusal(tmp_path)
+    assert (refused.code, "not numbers" in refused.message) == ("NOT_HU", True)
+
+
+def test_a_data_type_larger_than_its_bits_is_refused(tmp_path: Path) -> None:
+    """Of the two sizes of a voxel that a header gives, ITK goes by the data type."""
+    content = bytearray(nifti(hu_pattern(COUNT).astype(np.float32)))
+    struct.pack_into("<h", content, 70, _DATATYPES["f8"])
+    (tmp_path / "scan.nii").write_bytes(content)
+    refused = refusal(tmp_path)
+    assert (refused.code, "cut short" in refused.message) == ("CORRUPT_FILE", True)
