@@ -75,9 +75,17 @@ class TextHeader:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether the voxels are compressed by gzip or zlib."""
+        """Whether the voxels are compressed by gzip or zlib.
+
+        Raises:
+            UnreadableFile: If a MetaImage header gives another answer than yes or no.
+        """
         encoding = self.fields.get("encoding", "").lower()
-        return encoding in ("gz", "gzip") or self.fields.get("compresseddata") == "True"
+        # MetaIO looks at the first letter alone, and takes every other one for a no.
+        answer = self.fields.get("compresseddata", "False")
+        if answer[:1] not in tuple("Tt1Ff0"):
+            raise UnreadableFile("the header does not say whether the voxels are compressed")
+        return encoding in ("gz", "gzip") or answer[0] in "Tt1"
 
 
 def is_volume(head: bytes, name: str) -> bool:
@@ -152,7 +160,7 @@ def read_text_header(path: Path) -> TextHeader:
     length = end.end() if end else len(head)
     lines = head[:length].decode("latin-1").splitlines()
     pairs = [line.partition(separator) for line in lines if not line.startswith("#")]
-    fields = {key.strip().lower(): value.strip(" =") for key, mark, value in pairs if mark}
+    fields = {key.strip().lower(): value.strip(" \t=") for key, mark, value in pairs if mark}
     return TextHeader(fields, length)
 
 

@@ -1,0 +1,73 @@
+"""NRRD and MetaImage headers as other programs write them: read alike, or refused by name."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from pipelines.discovery import find_series
+from pipelines.reading import read_scan
+from pipelines.reasons import UnusableSeries
+from pipelines.scan import Scan
+from tests.pipelines.dicom_factory import hu_pattern
+
+COUNT = 7
+VOXELS = hu_pattern(COUNT).astype("<i2").tobytes()
+SPACING = (0.5, 0.5, 3.0)
+
+
+def metaimage(path: Path, voxels: bytes, **fields: object) -> Path:
+    """A MetaImage file with these fields beside, or instead of, the usual ones."""
+    size = hu_pattern(COUNT).shape[::-1]
+    usual = {
+        "NDims": 3,
+        "DimSize": " ".join(map(str, size)),
+        "ElementType": "MET_SHORT",
+        "ElementSpacing": "0.5 0.5 3",
+    }
+    lines = [f"{key} = {value}" for key, value in (usual | fields).items() if value is not None]
+    header = "\n".join(["ObjectType = Image", *lines, "ElementDataFile = LOCAL", ""])
+    path.write_bytes(header.encode() + voxels)
+    return path
+
+
+def read(path: Path) -> Scan:
+    (candidate,) = find_series([path])
+    return read_scan(candidate)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UnusableSeries, match=r"^CORRUPT_FILE: ") as caught:
+        read(path)
+    return caught.value.message
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit of the checksum flipped: the voxels themselves unpack to what they were."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("yes", ["True", "true", "TRUE", "T", "1"])
+def test_flipped_bits_are_found_however_compression_is_announced(tmp_path: Path, yes: str) -> None:
+    packed = zlib.compress(VOXELS)
+    fields = {"CompressedData": yes, "CompressedDataSize": len(packed)}
+    scan = read(metaimage(tmp_path / "sound.mha", packed, **fields))
+    assert np.array_equal(sitk.GetArrayFromImage(scan.image), hu_pattern(COUNT))
+    path = metaimage(tmp_path / "scan.mha", flipped(packed), **fields)
+    assert "compressed voxels are damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("answer", ["False", "false", "0", None])
+def test_voxels_that_are_not_compressed_are_read(tmp_path: Path, answer: str | None) -> None:
+    scan = read(metaimage(tmp_path / "scan.mha", VOXELS, CompressedData=answer))
+    assert np.array_equal(sitk.GetArrayFromImage(scan.image), hu_pattern(COUNT))
+
+
+def test_an_unclear_answer_about_compression_is_refused(tmp_path: Path) -> None:
+    """ITK takes it for no, and compressed bytes for voxels."""
+    path = metaimage(tmp_path / "scan.mha", zlib.compress(VOXELS) * 2, CompressedData="yes")
+    assert "whether the voxels are compressed" in refusal(path)
