@@ -140,7 +140,9 @@ def _check_text_header(files: Sequence[Path], header: TextHeader) -> None:
         raise UnreadableFile("the voxels are not in the folder of the header")
     if not header.has_spacing:
         raise UnreadableFile("the header gives no spacing")
-    if not header.is_compressed or "byte skip" in header.fields:
+    if not header.is_in_mm:
+        raise UnreadableFile("the lengths in the header are not in mm")
+    if not header.is_compressed or "byteskip" in header.fields:
         return
     content = read_bytes(files[-1])
     _check_checksum(content[header.length :] if header.data_file is None else content)

@@ -8,6 +8,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pipelines.storage import UnreadableFile, read_head
 
@@ -23,6 +24,10 @@ FORMATS: dict[str, str] = {
 
 NIFTI_HEADER_BYTES = 544
 """Length of the longer of the two NIfTI headers, with its extension flag [bytes] (nifti2.h)."""
+
+SPACING_RTOL = 1e-3
+"""Largest relative difference of the two spacings in a NIfTI header (own): half a pixel over
+500 pixels; header fields are float32, whose rounding stays far below."""
 
 _TEXT_HEADER_BYTES = 2**16
 _NIFTI_MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
@@ -42,10 +47,13 @@ _NIFTI_FIELDS = {
 
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}
 """NumPy types of the floats among the data types (nifti1.h)."""
+_MILLIMETERS = {"", "?", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
+"""How headers say mm (the NRRD format has no list), and how they say nothing."""
 
-SPACING_RTOL = 1e-3
-"""Largest relative difference of the two spacings in a NIfTI header (own): half a pixel over
-500 pixels; header fields are float32, whose rounding stays far below."""
+_SPACE_KINDS = ("domain", "space", "time", "???", "none")
+"""Kinds of NRRD axes that ITK takes for axes of the volume (nrrdDomainAxesGet of Teem)."""
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,8 @@ class TextHeader:
     """Header of a NRRD or MetaImage file.
 
     Args:
-        fields: Values by lower-case key.
+        fields: Values by key in lower case, without spaces: Teem reads `data file` and
+            `datafile` alike.
         length: Bytes up to the first voxel, if the voxels follow the header.
     """
 
@@ -63,15 +72,38 @@ class TextHeader:
     @property
     def data_file(self) -> str | None:
         """The file that holds the voxels, `None` if they follow the header."""
-        keys = ("elementdatafile", "data file", "datafile")
+        keys = ("elementdatafile", "datafile")
         name = next((self.fields[key] for key in keys if key in self.fields), "LOCAL")
         return None if name.upper() == "LOCAL" else name
 
     @property
     def has_spacing(self) -> bool:
-        """Whether the header says how far the voxels lie apart."""
-        keys = ("elementspacing", "elementsize", "space directions", "spacings")
-        return any(key in self.fields for key in keys)
+        """Whether the header says of every axis how far the voxels lie apart."""
+        if "spacedirections" in self.fields:
+            vectors = re.findall(r"none|\([^)]*\)", self.fields["spacedirections"].lower())
+            lengths = [math.hypot(*map(_number, v.strip("()").split(","))) for v in vectors]
+        else:
+            keys = ("elementspacing", "elementsize", "spacings")
+            text = next((self.fields[key] for key in keys if key in self.fields), "")
+            lengths = [_number(word) for word in text.split()]
+        lengths = self._of_space(lengths)
+        return bool(lengths) and all(math.isfinite(mm) and mm > 0 for mm in lengths)
+
+    @property
+    def is_in_mm(self) -> bool:
+        """Whether the header gives lengths in mm, or in no unit; ITK does not look at units."""
+        of_axes, of_space = (
+            re.findall(r'"([^"]*)"', self.fields.get(key, "")) for key in ("units", "spaceunits")
+        )
+        units = [*self._of_space(of_axes), *of_space[:3], self.fields.get("distanceunits", "")]
+        return {unit.strip().lower() for unit in units} <= _MILLIMETERS
+
+    def _of_space(self, values: list[_Value]) -> list[_Value]:
+        """Of one value per axis, those of the three in space: axes of colors come before."""
+        kinds = self.fields.get("kinds", "").lower().split()
+        if len(kinds) == len(values):
+            values = [v for v, kind in zip(values, kinds, strict=True) if kind in _SPACE_KINDS]
+        return values[:3]
 
     @property
     def is_compressed(self) -> bool:
@@ -151,7 +183,7 @@ def read_text_header(path: Path) -> TextHeader:
     suffix = volume_suffix(head)
     if suffix == ".nrrd":
         end = re.search(rb"\r?\n\r?\n", head)
-        separator = ":"
+        separator = ": "
     elif suffix == ".mha":
         end = re.search(rb"ElementDataFile[^\n]*\n?", head)
         separator = "="
@@ -160,7 +192,9 @@ def read_text_header(path: Path) -> TextHeader:
     length = end.end() if end else len(head)
     lines = head[:length].decode("latin-1").splitlines()
     pairs = [line.partition(separator) for line in lines if not line.startswith("#")]
-    fields = {key.strip().lower(): value.strip(" \t=") for key, mark, value in pairs if mark}
+    fields = {
+        key.replace(" ", "").lower(): value.strip(" \t=") for key, mark, value in pairs if mark
+    }
     return TextHeader(fields, length)
 
 
@@ -217,6 +251,14 @@ def _check_geometry(values: dict[str, tuple[float, ...]]) -> None:
             f"pixdim and sform give different spacings: {' and '.join(told)} mm. "
             "Convert the scan from DICOM once more"
         )
+
+
+def _number(text: str) -> float:
+    """A number in a header, NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _nifti_values(header: bytes) -> dict[str, tuple[float, ...]]:

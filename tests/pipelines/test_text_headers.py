@@ -71,3 +71,80 @@ def test_an_unclear_answer_about_compression_is_refused(tmp_path: Path) -> None:
     """ITK takes it for no, and compressed bytes for voxels."""
     path = metaimage(tmp_path / "scan.mha", zlib.compress(VOXELS) * 2, CompressedData="yes")
     assert "whether the voxels are compressed" in refusal(path)
+
+
+def nrrd(path: Path, *lines: str, voxels: bytes = VOXELS) -> Path:
+    """A NRRD file with these lines about where its voxels lie."""
+    size = " ".join(map(str, hu_pattern(COUNT).shape[::-1]))
+    usual = ["type: short", "dimension: 3", f"sizes: {size}", "endian: little", "encoding: raw"]
+    path.write_bytes("\n".join(["NRRD0004", *usual, *lines, "", ""]).encode() + voxels)
+    return path
+
+
+LPS = "space: left-posterior-superior"
+DIRECTIONS = "space directions: (0.5,0,0) (0,0.5,0) (0,0,3)"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["spacings: 0.5 0.5 3"],
+        ["spacings: 0.5 0.5 3", 'units: "mm" "mm" "mm"'],
+        [LPS, DIRECTIONS],
+        [LPS, "space directions: ( 0.5 , 0 , 0 ) (0,5e-1,0)(0,0,3)"],
+        [LPS, DIRECTIONS, 'space units: "mm" "mm" "mm"'],
+        [LPS, DIRECTIONS, 'space units: "millimeters" "Millimeter" ""'],
+    ],
+)
+def test_spacing_in_mm_is_read(tmp_path: Path, lines: list[str]) -> None:
+    assert read(nrrd(tmp_path / "scan.nrrd", *lines)).image.GetSpacing() == SPACING
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["spacings: nan nan nan"],
+        ["spacings: 0.5 0.5 nan"],
+        ["spacings: 0.5 0.5 0"],
+        ["spacings:=0.5 0.5 3"],
+        [LPS, "space directions: (0.5,0,0) (0,0.5,0) none"],
+        [LPS, "space directions: (0.5,0,0) (0,0.5,0) (nan,nan,nan)"],
+        [LPS, "space directions: (0.5,0,0) (0,0.5,0) (0,0,0)"],
+        [LPS, "space directions: (0.5,0,0) (0,0.5,0) (0,0,three)"],
+    ],
+)
+def test_every_axis_needs_a_spacing(tmp_path: Path, lines: list[str]) -> None:
+    assert "no spacing" in refusal(nrrd(tmp_path / "scan.nrrd", *lines))
+
+
+@pytest.mark.parametrize("spacing", ["nan nan nan", "0.5 0.5 0", "0.5 0.5 three"])
+def test_every_axis_of_a_metaimage_needs_a_spacing(tmp_path: Path, spacing: str) -> None:
+    path = metaimage(tmp_path / "scan.mha", VOXELS, ElementSpacing=spacing)
+    assert "no spacing" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [LPS, DIRECTIONS, 'space units: "cm" "cm" "cm"'],
+        [LPS, DIRECTIONS, 'space units: "mm" "mm" "um"'],
+        [LPS, DIRECTIONS, 'spaceunits: "cm" "cm" "cm"'],
+        ["spacings: 0.05 0.05 0.3", 'units: "cm" "cm" "cm"'],
+    ],
+)
+def test_units_other_than_mm_are_refused(tmp_path: Path, lines: list[str]) -> None:
+    assert "not in mm" in refusal(nrrd(tmp_path / "scan.nrrd", *lines))
+
+
+def test_units_of_a_metaimage_other_than_mm_are_refused(tmp_path: Path) -> None:
+    path = metaimage(tmp_path / "scan.mha", VOXELS, DistanceUnits="cm")
+    assert "not in mm" in refusal(path)
+    assert read(metaimage(path, VOXELS, DistanceUnits="mm")).image.GetSpacing() == SPACING
+
+
+def test_an_axis_of_colors_needs_no_spacing(tmp_path: Path) -> None:
+    color = sitk.GetImageFromArray(np.zeros((COUNT, 12, 16, 3), np.uint8), isVector=True)
+    for name in ("color.nrrd", "color.mha"):
+        sitk.WriteImage(color, str(tmp_path / name))
+        with pytest.raises(UnusableSeries, match=r"NOT_CT: .*color or vector"):
+            read(tmp_path / name)
