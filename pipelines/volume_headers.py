@@ -47,6 +47,7 @@ _NIFTI_FIELDS = {
 
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}
 """NumPy types of the floats among the data types (nifti1.h)."""
+
 _MILLIMETERS = {"", "?", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 """How headers say mm (the NRRD format has no list), and how they say nothing."""
 
@@ -152,7 +153,7 @@ def volume_suffix(head: bytes) -> str | None:
         return ".nrrd"
     if _is_nifti(head):
         return ".nii"
-    return ".mha" if re.match(rb"\s*(ObjectType\s*=\s*Image|NDims\s*=)", head) else None
+    return ".mha" if re.match(rb"\s*(ObjectType\s*[=:]\s*Image|NDims\s*[=:])", head) else None
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
@@ -186,16 +187,14 @@ def read_text_header(path: Path) -> TextHeader:
         separator = ": "
     elif suffix == ".mha":
         end = re.search(rb"ElementDataFile[^\n]*\n?", head)
-        separator = "="
+        separator = "[=:]"
     else:
         return TextHeader()
     length = end.end() if end else len(head)
     lines = head[:length].decode("latin-1").splitlines()
-    pairs = [line.partition(separator) for line in lines if not line.startswith("#")]
-    fields = {
-        key.replace(" ", "").lower(): value.strip(" \t=") for key, mark, value in pairs if mark
-    }
-    return TextHeader(fields, length)
+    pairs = [re.split(separator, line, maxsplit=1) for line in lines if not line.startswith("#")]
+    named = [(pair[0].replace(" ", "").lower(), pair[1]) for pair in pairs if len(pair) == 2]
+    return TextHeader({key: value.strip(" \t=") for key, value in named}, length)
 
 
 def nifti_bytes(header: bytes) -> int:

@@ -148,3 +148,16 @@ def test_an_axis_of_colors_needs_no_spacing(tmp_path: Path) -> None:
         sitk.WriteImage(color, str(tmp_path / name))
         with pytest.raises(UnusableSeries, match=r"NOT_CT: .*color or vector"):
             read(tmp_path / name)
+
+
+def test_a_metaimage_with_colons_is_held_to_the_same_rules(tmp_path: Path) -> None:
+    """MetaIO reads `key : value` like `key = value`."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.raw").write_bytes(VOXELS)
+    path = metaimage(tmp_path / "in" / "scan.mhd", b"")
+    lines = path.read_text().replace("LOCAL", "../secret.raw").replace(" = ", " : ")
+    path.write_text(lines)
+    assert "not in the folder" in refusal(path)
+    path.write_text(lines.replace("../secret", "scan"))
+    (tmp_path / "in" / "scan.raw").write_bytes(VOXELS)
+    assert np.array_equal(sitk.GetArrayFromImage(read(path).image), hu_pattern(COUNT))
