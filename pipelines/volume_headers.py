@@ -75,7 +75,7 @@ class TextHeader:
         """The file that holds the voxels, `None` if they follow the header."""
         keys = ("elementdatafile", "datafile")
         name = next((self.fields[key] for key in keys if key in self.fields), "LOCAL")
-        return None if name.upper() == "LOCAL" else name
+        return None if name.upper() == "LOCAL" else name.removeprefix("./")
 
     @property
     def has_spacing(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -161,3 +162,21 @@ def test_a_metaimage_with_colons_is_held_to_the_same_rules(tmp_path: Path) -> No
     path.write_text(lines.replace("../secret", "scan"))
     (tmp_path / "in" / "scan.raw").write_bytes(VOXELS)
     assert np.array_equal(sitk.GetArrayFromImage(read(path).image), hu_pattern(COUNT))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_data_file_may_be_named_from_the_folder_of_the_header(
+    tmp_path: Path, zipped: bool
+) -> None:
+    nrrd(tmp_path / "scan.nhdr", LPS, DIRECTIONS, "data file: ./scan.raw", voxels=b"")
+    (tmp_path / "scan.raw").write_bytes(VOXELS)
+    given = tmp_path / "scan.nhdr"
+    if zipped:
+        given = tmp_path / "scan.zip"
+        with zipfile.ZipFile(given, "w") as archive:
+            for name in ("scan.nhdr", "scan.raw"):
+                archive.write(tmp_path / name, name)
+    (candidate,) = find_series([given])
+    assert [path.name for path in candidate.files] == ["scan.nhdr", "scan.raw"]
+    image = read_scan(candidate).image
+    assert np.array_equal(sitk.GetArrayFromImage(image), hu_pattern(COUNT))
