@@ -65,22 +65,29 @@ def read_image(files: Sequence[Path], name: str) -> sitk.Image:
     """
     try:
         path = files[0]
-        suffix = suffix_of(path.name) or volume_suffix(read_head(path, NIFTI_HEADER_BYTES)) or ""
+        suffix = volume_suffix(read_head(path, NIFTI_HEADER_BYTES)) or suffix_of(path.name) or ""
         if suffix == ".nii.gz":
             return _read_unpacked({"volume.nii": _inflate(read_bytes(path), name)}, name)
         if suffix == ".nii":
             _check_nifti(path, name)
         else:
             _check_text_header(files, read_text_header(path))
-        if find_archive(path) is None and suffix_of(path.name):
+        has_fitting_name = _has_fitting_name(path, suffix)
+        if find_archive(path) is None and has_fitting_name:
             return _read_with_itk(path, name)
-        own_name = path.name if suffix_of(path.name) else f"volume{suffix}"
+        own_name = path.name if has_fitting_name else f"volume{suffix}"
         names = (own_name, *(other.name for other in files[1:]))
         return _read_unpacked(
             {new: read_bytes(old) for new, old in zip(names, files, strict=True)}, name
         )
     except UnreadableFile as error:
         raise UnusableSeries("CORRUPT_FILE", f"{name}: {error}") from error
+
+
+def _has_fitting_name(path: Path, suffix: str) -> bool:
+    """Whether ITK, which goes by the suffix, will read a file that should have this one."""
+    own = suffix_of(path.name)
+    return own is not None and own != ".nii.gz" and FORMATS[own] == FORMATS[suffix]
 
 
 def _inflate(content: bytes, name: str) -> bytes:

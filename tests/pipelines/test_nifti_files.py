@@ -133,3 +133,10 @@ def test_a_data_type_larger_than_its_bits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(content)
     refused = refusal(tmp_path)
     assert (refused.code, "cut short" in refused.message) == ("CORRUPT_FILE", True)
+
+
+@pytest.mark.parametrize(("name", "compressed"), [("scan.nii", True), ("scan.nii.gz", False)])
+def test_content_decides_against_the_suffix(tmp_path: Path, name: str, compressed: bool) -> None:
+    content = nifti(hu_pattern(COUNT))
+    (tmp_path / name).write_bytes(gzip.compress(content) if compressed else content)
+    assert np.array_equal(sitk.GetArrayFromImage(read(tmp_path).image), hu_pattern(COUNT))

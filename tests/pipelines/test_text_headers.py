@@ -180,3 +180,10 @@ def test_a_data_file_may_be_named_from_the_folder_of_the_header(
     assert [path.name for path in candidate.files] == ["scan.nhdr", "scan.raw"]
     image = read_scan(candidate).image
     assert np.array_equal(sitk.GetArrayFromImage(image), hu_pattern(COUNT))
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.mha"])
+def test_content_decides_against_the_suffix(tmp_path: Path, name: str) -> None:
+    paths = [nrrd(tmp_path / name, LPS, DIRECTIONS), metaimage(tmp_path / f"2{name}", VOXELS)]
+    for path in paths:
+        assert np.array_equal(sitk.GetArrayFromImage(read(path).image), hu_pattern(COUNT))
