@@ -8,6 +8,7 @@ spacing, and follows headers to data files anywhere on the disk.
 from __future__ import annotations
 
 import gzip
+import re
 import tempfile
 import zlib
 from collections.abc import Sequence
@@ -45,6 +46,10 @@ SHEARED = "the axes are not perpendicular, as in a conversion from a scan with g
 """What is wrong with a volume whose directions are not orthonormal."""
 
 _NOT_NUMBERS = "holds values that are not numbers"
+_DATA_FILE_LINE = re.compile(rb"(?im)^(\s*ElementDataFile\s*[=:]|data ?file:)[^\r\n]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What `os.fsdecode` makes of a byte of a file name that is not UTF-8."""
+
 _MAX_EXCESS_BYTES = 2**20
 _CHUNK_BYTES = 2**20
 
@@ -72,22 +77,30 @@ def read_image(files: Sequence[Path], name: str) -> sitk.Image:
             _check_nifti(path, name)
         else:
             _check_text_header(files, read_text_header(path))
-        has_fitting_name = _has_fitting_name(path, suffix)
-        if find_archive(path) is None and has_fitting_name:
+        if find_archive(path) is None and _has_readable_names(files, suffix):
             return _read_with_itk(path, name)
-        own_name = path.name if has_fitting_name else f"volume{suffix}"
-        names = (own_name, *(other.name for other in files[1:]))
-        return _read_unpacked(
-            {new: read_bytes(old) for new, old in zip(names, files, strict=True)}, name
-        )
+        return _read_unpacked(_with_plain_names(files, suffix), name)
     except UnreadableFile as error:
         raise UnusableSeries("CORRUPT_FILE", f"{name}: {error}") from error
 
 
-def _has_fitting_name(path: Path, suffix: str) -> bool:
-    """Whether ITK, which goes by the suffix, will read a file that should have this one."""
-    own = suffix_of(path.name)
-    return own is not None and own != ".nii.gz" and FORMATS[own] == FORMATS[suffix]
+def _has_readable_names(files: Sequence[Path], suffix: str) -> bool:
+    """Whether ITK will read a file that should have this suffix: it goes by the one it has.
+
+    SimpleITK ends the process on names that are not UTF-8.
+    """
+    own = suffix_of(files[0].name)
+    is_fitting = own is not None and own != ".nii.gz" and FORMATS[own] == FORMATS[suffix]
+    return is_fitting and not any(_SURROGATE.search(str(path)) for path in files)
+
+
+def _with_plain_names(files: Sequence[Path], suffix: str) -> dict[str, bytes]:
+    """Contents by new names; a header is made to name its data file so."""
+    header, *voxels = (read_bytes(path) for path in files)
+    if not voxels:
+        return {f"volume{suffix}": header}
+    header = _DATA_FILE_LINE.sub(rb"\1 voxels.raw", header)
+    return {f"volume{suffix}": header, "voxels.raw": voxels[0]}
 
 
 def _inflate(content: bytes, name: str) -> bytes:
@@ -172,7 +185,7 @@ def _check_checksum(content: bytes) -> None:
 
 
 def _read_unpacked(contents: dict[str, bytes], name: str) -> sitk.Image:
-    """Read the first of some files that exist in memory only; ITK reads from disk."""
+    """Read the first of some files by names that suit ITK, which reads from disk only."""
     with tempfile.TemporaryDirectory() as folder:
         for file_name, content in contents.items():
             (Path(folder) / file_name).write_bytes(content)

@@ -75,7 +75,10 @@ class TextHeader:
         """The file that holds the voxels, `None` if they follow the header."""
         keys = ("elementdatafile", "datafile")
         name = next((self.fields[key] for key in keys if key in self.fields), "LOCAL")
-        return None if name.upper() == "LOCAL" else name.removeprefix("./")
+        if name.upper() == "LOCAL":
+            return None
+        # Fields are Latin-1; names are bytes, which a path holds as `os.fsdecode` does.
+        return name.encode("latin-1").decode("utf-8", "surrogateescape").removeprefix("./")
 
     @property
     def has_spacing(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +17,8 @@ from pipelines.discovery import find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from pipelines.scan import Scan
+from pipelines.volume_contents import read_image
+from pipelines.volume_headers import FORMATS
 from tests.pipelines.dicom_factory import hu_pattern
 
 COUNT = 7
@@ -187,3 +192,55 @@ def test_content_decides_against_the_suffix(tmp_path: Path, name: str) -> None:
     paths = [nrrd(tmp_path / name, LPS, DIRECTIONS), metaimage(tmp_path / f"2{name}", VOXELS)]
     for path in paths:
         assert np.array_equal(sitk.GetArrayFromImage(read(path).image), hu_pattern(COUNT))
+
+
+READ_ALL = """
+import os, sys
+from pathlib import Path
+from pipelines.discovery import find_series
+from pipelines.reading import read_scan
+for candidate in find_series([Path(os.fsdecode(bytes.fromhex(sys.argv[1])))]):
+    scan = read_scan(candidate)
+    print(len(candidate.files), scan.image.GetSize(), int(scan.image[3, 2, 1]))
+"""
+"""Run in a process of its own, which ITK aborts on names that are not UTF-8."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is Unicode")
+@pytest.mark.parametrize(("folder", "stem"), [(b"case", b"caf\xe9"), (b"caf\xe9", b"scan")])
+def test_names_that_are_not_utf_8_are_read(tmp_path: Path, folder: bytes, stem: bytes) -> None:
+    given = os.path.join(os.fsencode(tmp_path), folder)
+    os.mkdir(given)
+    for suffix in FORMATS:
+        image = sitk.GetImageFromArray(hu_pattern(COUNT))
+        sitk.WriteImage(image, str(tmp_path / f"written{suffix}"))
+        for path in tmp_path.glob("written*"):
+            content = path.read_bytes().replace(b"written", stem)  # in headers with a data file
+            name = os.fsencode(path.name).replace(b"written", stem + suffix[1:].encode())
+            with open(os.path.join(given, name), "wb") as stream:
+                stream.write(content.replace(stem + b".", stem + suffix[1:].encode() + b"."))
+            path.unlink()
+    command = [sys.executable, "-c", READ_ALL, given.hex()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    told = f"{hu_pattern(COUNT).shape[::-1]} {hu_pattern(COUNT)[1, 2, 3]}"
+    counts = [2 if suffix in (".nhdr", ".mhd") else 1 for suffix in sorted(FORMATS)]
+    assert done.stdout.splitlines() == [f"{count} {told}" for count in counts], done.stderr
+
+
+@pytest.mark.parametrize("name", ["käse.raw", "Datei 1.raw"])
+def test_a_data_file_of_any_name_is_part_of_the_identity(tmp_path: Path, name: str) -> None:
+    path = metaimage(tmp_path / "scan.mhd", b"")
+    path.write_text(path.read_text().replace("LOCAL", name), encoding="utf-8")
+    (tmp_path / name).write_bytes(VOXELS)
+    before = read(path).content_hash
+    (tmp_path / name).write_bytes(VOXELS[:-2] + b"\1\0")
+    assert read(path).content_hash != before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every file name is Unicode")
+def test_a_missing_data_file_whose_name_is_not_utf_8_is_a_refusal(tmp_path: Path) -> None:
+    path = nrrd(tmp_path / "scan.nhdr", LPS, DIRECTIONS, "data file: scan.raw", voxels=b"")
+    path.write_bytes(path.read_bytes().replace(b"scan.raw", b"caf\xe9.raw"))
+    (candidate,) = find_series([path])
+    with pytest.raises(UnusableSeries, match=r"CORRUPT_FILE: scan.nhdr: No such file"):
+        read_image(candidate.files, "scan.nhdr")
