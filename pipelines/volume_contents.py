@@ -35,6 +35,7 @@ from pipelines.volume_headers import (
     NIFTI_HEADER_BYTES,
     TextHeader,
     is_neighbor,
+    is_pair_header,
     nifti_bytes,
     nifti_floats,
     read_text_header,
@@ -70,7 +71,10 @@ def read_image(files: Sequence[Path], name: str) -> sitk.Image:
     """
     try:
         path = files[0]
-        suffix = volume_suffix(read_head(path, NIFTI_HEADER_BYTES)) or suffix_of(path.name) or ""
+        head = read_head(path, NIFTI_HEADER_BYTES)
+        if is_pair_header(head):
+            raise UnreadableFile("is half of a NIfTI pair; convert both to a single .nii file")
+        suffix = volume_suffix(head) or suffix_of(path.name) or ""
         if suffix == ".nii.gz":
             return _read_unpacked({"volume.nii": _inflate(read_bytes(path), name)}, name)
         if suffix == ".nii":

@@ -30,8 +30,12 @@ SPACING_RTOL = 1e-3
 500 pixels; header fields are float32, whose rounding stays far below."""
 
 _TEXT_HEADER_BYTES = 2**16
+_GZIP = b"\x1f\x8b"
 _NIFTI_MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
 """Place and text of the magic by header size (nifti1.h, nifti2.h)."""
+
+_PAIR_MAGIC = {348: (344, b"ni1\0"), 540: (4, b"ni2\0")}
+"""The same for headers whose voxels are in another file."""
 
 _NIFTI_FIELDS = {
     "dim": ("8h", 40),
@@ -138,6 +142,8 @@ def is_volume(head: bytes, name: str) -> bool:
         >>> is_volume(b"hello", "notes.txt")
         False
     """
+    if is_pair_header(head):
+        return True
     if head.startswith(b"NRRD000") and b"\nSegment" in head:
         return False
     return volume_suffix(head) is not None or suffix_of(name) is not None
@@ -150,7 +156,7 @@ def suffix_of(name: str) -> str | None:
 
 def volume_suffix(head: bytes) -> str | None:
     """The suffix that a volume file should have, by its first 512 bytes; `None` for others."""
-    if head[:2] == b"\x1f\x8b":
+    if head[:2] == _GZIP:
         return ".nii.gz" if _is_nifti(_inflated(head)) else None
     if head.startswith(b"NRRD000"):
         return ".nrrd"
@@ -159,12 +165,20 @@ def volume_suffix(head: bytes) -> str | None:
     return ".mha" if re.match(rb"\s*(ObjectType\s*[=:]\s*Image|NDims\s*[=:])", head) else None
 
 
+def is_pair_header(head: bytes) -> bool:
+    """Whether a file is the header of a NIfTI pair (`.hdr` and `.img`), by its first 512 bytes."""
+    return _has_magic(_inflated(head) if head[:2] == _GZIP else head, _PAIR_MAGIC)
+
+
 def data_files(path: Path) -> tuple[Path, ...]:
     """Other files that hold the voxels of a header file; empty if it holds its own.
 
     Raises:
         UnreadableFile: If the file cannot be opened.
     """
+    if is_pair_header(read_head(path, NIFTI_HEADER_BYTES)):
+        image = re.sub(r"hdr(\.gz)?$", r"img\1", path.name, flags=re.IGNORECASE)
+        return (path.with_name(image),) if image != path.name else ()
     name = read_text_header(path).data_file
     return (path.parent / name,) if name is not None and is_neighbor(name) else ()
 
@@ -272,9 +286,13 @@ def _nifti_values(header: bytes) -> dict[str, tuple[float, ...]]:
 
 
 def _is_nifti(head: bytes) -> bool:
+    return _has_magic(head, _NIFTI_MAGIC)
+
+
+def _has_magic(head: bytes, magics: dict[int, tuple[int, bytes]]) -> bool:
     return any(
         _byte_order(head, size) and head[start : start + 4] == magic
-        for size, (start, magic) in _NIFTI_MAGIC.items()
+        for size, (start, magic) in magics.items()
     )
 
 

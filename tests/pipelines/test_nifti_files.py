@@ -140,3 +140,18 @@ def test_content_decides_against_the_suffix(tmp_path: Path, name: str, compresse
     content = nifti(hu_pattern(COUNT))
     (tmp_path / name).write_bytes(gzip.compress(content) if compressed else content)
     assert np.array_equal(sitk.GetArrayFromImage(read(tmp_path).image), hu_pattern(COUNT))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_pair_of_header_and_image_is_one_refusal(tmp_path: Path, suffix: str) -> None:
+    content = nifti(hu_pattern(COUNT)).replace(b"n+1\0", b"ni1\0")
+    pack = gzip.compress if suffix else bytes
+    for number, stem in enumerate(("a", "b")):  # two scans with the same header
+        (tmp_path / f"{stem}.hdr{suffix}").write_bytes(pack(content[:348]))
+        (tmp_path / f"{stem}.img{suffix}").write_bytes(pack(content[352:] + bytes(number)))
+    candidates = find_series([tmp_path])
+    sources = [f"{tmp_path.name}/{stem}.hdr{suffix}" for stem in "ab"]
+    assert [candidate.source for candidate in candidates] == sources
+    for candidate in candidates:
+        with pytest.raises(UnusableSeries, match=r"CORRUPT_FILE: .*single \.nii file"):
+            read_scan(candidate)
