@@ -169,11 +169,19 @@ def _check_text_header(files: Sequence[Path], header: TextHeader) -> None:
     if not header.is_compressed or "byteskip" in header.fields:
         return
     content = read_bytes(files[-1])
-    _check_checksum(content[header.length :] if header.data_file is None else content)
+    is_local = header.data_file is None
+    packed, unpacked = _check_checksum(content[header.length :] if is_local else content)
+    if "compresseddata" not in header.fields:  # Teem counts the voxels of a NRRD file itself
+        return
+    # Where it is not told, MetaIO unpacks the whole file, and of one with a header nothing.
+    if (header.packed_bytes or (0 if is_local else packed)) < packed:
+        raise UnreadableFile("the header does not say how long the compressed voxels are")
+    if unpacked < header.voxel_bytes:
+        raise UnreadableFile("the compressed voxels are cut short")
 
 
-def _check_checksum(content: bytes) -> None:
-    """Unpack gzip or zlib data piece by piece to see whether the checksum at its end is right."""
+def _check_checksum(content: bytes) -> tuple[int, int]:
+    """Sizes of gzip or zlib data, packed and unpacked, whose checksum is right."""
     unpacker = zlib.decompressobj(47)
     rest, unpacked = content, 0
     try:
@@ -186,6 +194,7 @@ def _check_checksum(content: bytes) -> None:
         raise UnreadableFile("the compressed voxels are damaged") from error
     if not unpacker.eof:
         raise UnreadableFile("the compressed voxels are cut short")
+    return len(content) - len(unpacker.unused_data), unpacked
 
 
 def _read_unpacked(contents: dict[str, bytes], name: str) -> sitk.Image:

@@ -55,6 +55,18 @@ _NIFTI_FLOATS = {16: "f4", 64: "f8"}
 _MILLIMETERS = {"", "?", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 """How headers say mm (the NRRD format has no list), and how they say nothing."""
 
+_ELEMENT_BYTES = {
+    "MET_CHAR": 1,
+    "MET_UCHAR": 1,
+    "MET_SHORT": 2,
+    "MET_USHORT": 2,
+    "MET_INT": 4,
+    "MET_UINT": 4,
+    "MET_FLOAT": 4,
+    "MET_DOUBLE": 8,
+}
+"""Size of the MetaImage voxels that scans have [bytes] (metaTypes.h)."""
+
 _SPACE_KINDS = ("domain", "space", "time", "???", "none")
 """Kinds of NRRD axes that ITK takes for axes of the volume (nrrdDomainAxesGet of Teem)."""
 
@@ -126,6 +138,18 @@ class TextHeader:
         if answer[:1] not in tuple("Tt1Ff0"):
             raise UnreadableFile("the header does not say whether the voxels are compressed")
         return encoding in ("gz", "gzip") or answer[0] in "Tt1"
+
+    @property
+    def packed_bytes(self) -> int:
+        """Length of the compressed voxels as a MetaImage header says it, 0 if it does not."""
+        return _whole(self.fields.get("compresseddatasize", ""))
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Length that the voxels of a MetaImage file must have, 0 where that is not known."""
+        kind = self.fields.get("elementtype", "").upper()
+        each = _ELEMENT_BYTES.get(kind, 0) * _whole(self.fields.get("elementnumberofchannels", "1"))
+        return each * math.prod(map(_whole, self.fields.get("dimsize", "").split()))
 
 
 def is_volume(head: bytes, name: str) -> bool:
@@ -275,6 +299,10 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
 
 
 def _nifti_values(header: bytes) -> dict[str, tuple[float, ...]]:

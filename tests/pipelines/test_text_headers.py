@@ -244,3 +244,19 @@ def test_a_missing_data_file_whose_name_is_not_utf_8_is_a_refusal(tmp_path: Path
     (candidate,) = find_series([path])
     with pytest.raises(UnusableSeries, match=r"CORRUPT_FILE: scan.nhdr: No such file"):
         read_image(candidate.files, "scan.nhdr")
+
+
+@pytest.mark.parametrize("change", [None, 0, -1000])
+def test_the_length_of_compressed_voxels_must_be_said(tmp_path: Path, change: int | None) -> None:
+    """Without it, MetaIO takes the bytes of the header for voxels."""
+    packed = zlib.compress(VOXELS)
+    size = {None: None, 0: 0}.get(change, len(packed) + (change or 0))
+    fields = {"CompressedData": True, "CompressedDataSize": size}
+    assert "how long the compressed" in refusal(metaimage(tmp_path / "a.mha", packed, **fields))
+
+
+def test_compressed_voxels_that_are_too_few_are_refused(tmp_path: Path) -> None:
+    """MetaIO leaves the rest to chance."""
+    packed = zlib.compress(VOXELS[:-100])
+    fields = {"CompressedData": True, "CompressedDataSize": len(packed)}
+    assert "cut short" in refusal(metaimage(tmp_path / "scan.mha", packed, **fields))
