@@ -1,18 +1,20 @@
 """Voxels of volume files as ITK reads them, after checks that ITK does not make.
 
-ITK fills what is missing of a NIfTI file with zeros, does not look at the checksums of
-compressed voxels, assumes 1 mm where a header gives no spacing, and follows headers to
-data files anywhere on the disk.
+ITK fills what is missing of a NIfTI file with zeros, and what is not a number in it; it
+does not look at the checksums of compressed voxels, assumes 1 mm where a header gives no
+spacing, and follows headers to data files anywhere on the disk.
 """
 
 from __future__ import annotations
 
 import gzip
+import re
 import tempfile
 import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import SimpleITK as sitk
@@ -24,6 +26,7 @@ from pipelines.storage import (
     UnreadableFile,
     file_size,
     find_archive,
+    open_file,
     read_bytes,
     read_head,
 )
@@ -32,7 +35,9 @@ from pipelines.volume_headers import (
     NIFTI_HEADER_BYTES,
     TextHeader,
     is_neighbor,
+    is_pair_header,
     nifti_bytes,
+    nifti_floats,
     read_text_header,
     suffix_of,
     volume_suffix,
@@ -40,6 +45,11 @@ from pipelines.volume_headers import (
 
 SHEARED = "the axes are not perpendicular, as in a conversion from a scan with gantry tilt"
 """What is wrong with a volume whose directions are not orthonormal."""
+
+_NOT_NUMBERS = "holds values that are not numbers"
+_DATA_FILE_LINE = re.compile(rb"(?im)^(\s*ElementDataFile\s*[=:]|data ?file:)[^\r\n]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What `os.fsdecode` makes of a byte of a file name that is not UTF-8."""
 
 _MAX_EXCESS_BYTES = 2**20
 _CHUNK_BYTES = 2**20
@@ -56,26 +66,45 @@ def read_image(files: Sequence[Path], name: str) -> sitk.Image:
         A gray image of three dimensions, or of more that have one voxel each.
 
     Raises:
-        UnusableSeries: If it is damaged, incomplete, too large or not one gray volume.
+        UnusableSeries: If it is damaged, incomplete, too large or not one gray volume, or
+            if a NIfTI file holds values that are not numbers.
     """
     try:
         path = files[0]
-        suffix = suffix_of(path.name) or volume_suffix(read_head(path, NIFTI_HEADER_BYTES)) or ""
+        head = read_head(path, NIFTI_HEADER_BYTES)
+        if is_pair_header(head):
+            raise UnreadableFile("is half of a NIfTI pair; convert both to a single .nii file")
+        suffix = volume_suffix(head) or suffix_of(path.name) or ""
         if suffix == ".nii.gz":
             return _read_unpacked({"volume.nii": _inflate(read_bytes(path), name)}, name)
         if suffix == ".nii":
-            _check_length(file_size(path), read_head(path, NIFTI_HEADER_BYTES))
+            _check_nifti(path, name)
         else:
             _check_text_header(files, read_text_header(path))
-        if find_archive(path) is None and suffix_of(path.name):
+        if find_archive(path) is None and _has_readable_names(files, suffix):
             return _read_with_itk(path, name)
-        own_name = path.name if suffix_of(path.name) else f"volume{suffix}"
-        names = (own_name, *(other.name for other in files[1:]))
-        return _read_unpacked(
-            {new: read_bytes(old) for new, old in zip(names, files, strict=True)}, name
-        )
+        return _read_unpacked(_with_plain_names(files, suffix), name)
     except UnreadableFile as error:
         raise UnusableSeries("CORRUPT_FILE", f"{name}: {error}") from error
+
+
+def _has_readable_names(files: Sequence[Path], suffix: str) -> bool:
+    """Whether ITK will read a file that should have this suffix: it goes by the one it has.
+
+    SimpleITK ends the process on names that are not UTF-8.
+    """
+    own = suffix_of(files[0].name)
+    is_fitting = own is not None and own != ".nii.gz" and FORMATS[own] == FORMATS[suffix]
+    return is_fitting and not any(_SURROGATE.search(str(path)) for path in files)
+
+
+def _with_plain_names(files: Sequence[Path], suffix: str) -> dict[str, bytes]:
+    """Contents by new names; a header is made to name its data file so."""
+    header, *voxels = (read_bytes(path) for path in files)
+    if not voxels:
+        return {f"volume{suffix}": header}
+    header = _DATA_FILE_LINE.sub(rb"\1 voxels.raw", header)
+    return {f"volume{suffix}": header, "voxels.raw": voxels[0]}
 
 
 def _inflate(content: bytes, name: str) -> bytes:
@@ -92,12 +121,40 @@ def _inflate(content: bytes, name: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableFile("the compressed file is damaged") from error
     _check_length(len(unpacked), head)
+    if not _is_finite(BytesIO(unpacked)):
+        raise UnusableSeries("NOT_HU", f"{name} {_NOT_NUMBERS}")
     return unpacked
+
+
+def _check_nifti(path: Path, name: str) -> None:
+    _check_length(file_size(path), read_head(path, NIFTI_HEADER_BYTES))
+    with open_file(path) as stream:
+        finite = _is_finite(stream)
+    if not finite:  # `open_file` would take a ValueError for one of its archive's
+        raise UnusableSeries("NOT_HU", f"{name} {_NOT_NUMBERS}")
 
 
 def _check_length(size: int, head: bytes) -> None:
     if size < (expected := nifti_bytes(head)):
         raise UnreadableFile(f"the file is cut short: {size} of {expected} bytes are there")
+
+
+def _is_finite(stream: IO[bytes]) -> bool:
+    """Whether a NIfTI file holds numbers alone; ITK reads NaN and infinity as 0."""
+    floats = nifti_floats(stream.read(NIFTI_HEADER_BYTES))
+    if floats is None:
+        return True
+    dtype, start, count = floats
+    stream.seek(start)
+    rest = count * np.dtype(dtype).itemsize
+    while rest > 0:
+        chunk = stream.read(min(rest, _CHUNK_BYTES))
+        if len(chunk) < min(rest, _CHUNK_BYTES):
+            raise UnreadableFile("the file is cut short")
+        if not np.isfinite(np.frombuffer(chunk, dtype)).all():
+            return False
+        rest -= len(chunk)
+    return True
 
 
 def _check_text_header(files: Sequence[Path], header: TextHeader) -> None:
@@ -107,14 +164,24 @@ def _check_text_header(files: Sequence[Path], header: TextHeader) -> None:
         raise UnreadableFile("the voxels are not in the folder of the header")
     if not header.has_spacing:
         raise UnreadableFile("the header gives no spacing")
-    if not header.is_compressed or "byte skip" in header.fields:
+    if not header.is_in_mm:
+        raise UnreadableFile("the lengths in the header are not in mm")
+    if not header.is_compressed or "byteskip" in header.fields:
         return
     content = read_bytes(files[-1])
-    _check_checksum(content[header.length :] if header.data_file is None else content)
+    is_local = header.data_file is None
+    packed, unpacked = _check_checksum(content[header.length :] if is_local else content)
+    if "compresseddata" not in header.fields:  # Teem counts the voxels of a NRRD file itself
+        return
+    # Where it is not told, MetaIO unpacks the whole file, and of one with a header nothing.
+    if (header.packed_bytes or (0 if is_local else packed)) < packed:
+        raise UnreadableFile("the header does not say how long the compressed voxels are")
+    if unpacked < header.voxel_bytes:
+        raise UnreadableFile("the compressed voxels are cut short")
 
 
-def _check_checksum(content: bytes) -> None:
-    """Unpack gzip or zlib data piece by piece to see whether the checksum at its end is right."""
+def _check_checksum(content: bytes) -> tuple[int, int]:
+    """Sizes of gzip or zlib data, packed and unpacked, whose checksum is right."""
     unpacker = zlib.decompressobj(47)
     rest, unpacked = content, 0
     try:
@@ -127,10 +194,11 @@ def _check_checksum(content: bytes) -> None:
         raise UnreadableFile("the compressed voxels are damaged") from error
     if not unpacker.eof:
         raise UnreadableFile("the compressed voxels are cut short")
+    return len(content) - len(unpacker.unused_data), unpacked
 
 
 def _read_unpacked(contents: dict[str, bytes], name: str) -> sitk.Image:
-    """Read the first of some files that exist in memory only; ITK reads from disk."""
+    """Read the first of some files by names that suit ITK, which reads from disk only."""
     with tempfile.TemporaryDirectory() as folder:
         for file_name, content in contents.items():
             (Path(folder) / file_name).write_bytes(content)
