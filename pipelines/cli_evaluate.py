@@ -29,8 +29,8 @@ def command(predicted: Path, reference: Path, out: Path) -> None:
     with a confusion matrix, a calibration table and figures. Scans that were refused
     are counted, not scored.
     """
-    from pipelines.evaluation import UnusableTable, read_pairs  # not needed for --help
     from pipelines.evaluation_report import measure_rows, write_evaluation
+    from pipelines.score_pairs import UnusableTable, read_pairs  # not needed for --help
 
     try:
         pairs = read_pairs(predicted, reference)

@@ -26,9 +26,9 @@ def command(predicted: Path, reference: Path, out: Path) -> None:
     training of the model; at least 20 of a kind, cardiac or chest, are needed, some hundreds
     are better.
     """
-    from pipelines.evaluation import UnusableTable, read_pairs  # not needed for --help
     from pipelines.model import ModelError
     from pipelines.score_calibration import calibrate_model
+    from pipelines.score_pairs import UnusableTable, read_pairs  # not needed for --help
 
     try:
         calibration = calibrate_model(out, read_pairs(predicted, reference))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calcium.agreement import bland_altman, confusion_matrix, risk_categories
 from calcium.categories import RISK_CATEGORIES
-from pipelines.evaluation import ScorePairs
+from pipelines.score_pairs import ScorePairs
 
 CATEGORY_EDGES = (0.5, 10.5, 100.5, 400.5)
 """Scores at which the printed whole number enters the next risk category."""

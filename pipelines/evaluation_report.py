@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.evaluation import ScorePairs, evaluate_pairs
+from pipelines.evaluation import evaluate_pairs
 from pipelines.evaluation_figures import draw_figures
 from pipelines.pages import page
+from pipelines.score_pairs import ScorePairs
 from pipelines.version import program_version
 
 CAPTIONS = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from calcium.calibration import LEAST_PER_BIN, Calibration, fit_calibration
 from calcium.presets import DEFAULT_PRESET
-from pipelines.evaluation import ScorePairs, UnusableTable
 from pipelines.model import read_description, update_description
+from pipelines.score_pairs import ScorePairs, UnusableTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from benchmarks.scoring_methods import (
     write_score_tables,
 )
 from calcium.lesions import Lesion
-from pipelines.evaluation import read_pairs
+from pipelines.score_pairs import read_pairs
 
 
 def row(kind, truth, score, **more):

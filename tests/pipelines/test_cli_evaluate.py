@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipelines.cli import main
-from pipelines.evaluation import UnusableTable, evaluate_pairs, read_pairs
+from pipelines.evaluation import evaluate_pairs
 from pipelines.evaluation_figures import draw_figures
+from pipelines.score_pairs import UnusableTable, read_pairs
 
 COLUMNS = [
     "scan_id",

@@ -1,0 +1,252 @@
+"""Predicted and reference scores from two tables, joined scan by scan."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.discovery import DICOM_SUFFIXES
+from pipelines.volume_headers import suffix_of
+
+KEY_COLUMNS = ("scan_id", "scan", "source")
+"""Columns of a reference table that may name the scan, the first present is used."""
+
+SCORED_STATUSES = ("ok", "review")
+"""Statuses of `scores.csv` that carry a score."""
+
+_MORE_FILES = re.compile(r"(?P<mark> \[(?:[^\[\]]|\[[^\[\]]*\])+ and \d+ more\])$")
+_SAME_FILE = re.compile(r"^(?P<name>.+)(?P<mark> \[(?P=name)\])$")
+"""How `pipelines.discovery` marks series in one folder, `p1 [IM1.dcm and 9 more]`, and files of
+one path, `a.nii [a.nii]`. Brackets that a folder's own name ends with are no such mark."""
+
+
+class UnusableTable(ValueError):  # noqa: N818 (the name says what is wrong, not that it is an error)
+    """A table of scores that cannot be read or joined, with the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePairs:
+    """Reference and predicted score of every scan that has both.
+
+    Args:
+        names: What the reference calls each scan.
+        reference: Reference Agatston scores, shape `(n,)`.
+        predicted: Predicted Agatston scores, shape `(n,)`.
+        low: Lower bound of the predicted interval, NaN where there is none, shape `(n,)`.
+        high: Upper bound, shape `(n,)`.
+        kinds: `cardiac`, `chest` or empty, per scan.
+        statuses: `ok` or `review`, per scan; empty where the table has no such column.
+        without_score: Reference scans that were refused, failed or carry no score.
+        without_prediction: Reference scans that the predicted table does not know.
+        without_reference: Number of scored rows that no reference names.
+    """
+
+    names: tuple[str, ...]
+    reference: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    kinds: tuple[str, ...]
+    statuses: tuple[str, ...]
+    without_score: tuple[str, ...] = ()
+    without_prediction: tuple[str, ...] = ()
+    without_reference: int = 0
+
+    def select(self, chosen: NDArray[np.bool_]) -> ScorePairs:
+        """The pairs where `chosen`, shape `(n,)`, is True; what is missing is not counted."""
+        index = np.flatnonzero(chosen)
+        return ScorePairs(
+            tuple(self.names[i] for i in index),
+            self.reference[index],
+            self.predicted[index],
+            self.low[index],
+            self.high[index],
+            tuple(self.kinds[i] for i in index),
+            tuple(self.statuses[i] for i in index),
+        )
+
+
+def read_pairs(predicted_csv: Path, reference_csv: Path) -> ScorePairs:
+    """Join a table of predictions with a table of reference scores.
+
+    A reference names a scan by `scan_id`, or by `scan` or `source`: the source in
+    `scores.csv`, or a folder or file name in it where that is unambiguous.
+
+    Args:
+        predicted_csv: Table with `scan_id` and `agatston`, as `scores.csv` of a run.
+        reference_csv: Table with a column `scan_id`, `scan` or `source`, and `agatston`.
+
+    Returns:
+        The pairs, in the order of the reference.
+
+    Raises:
+        UnusableTable: If a column is missing, a score is not a number or negative, a
+            scan is named twice or by nothing, a name is ambiguous, or no scan is in both.
+
+    Source:
+        Own.
+    """
+    predictions = list(_read_rows(predicted_csv, ("scan_id", "agatston")).values())
+    references = _read_rows(reference_csv, ("agatston",))
+    names = _names(references, reference_csv.name)
+    found = [_find_row(name, predictions, predicted_csv.name) for name in names]
+    _refuse_rows_named_twice(names, found, reference_csv.name)
+    pairs, unscored, unknown = [], [], []
+    for name, truth, row in zip(names, references.values(), found, strict=True):
+        if row is None:
+            unknown.append(name)
+        elif not _is_scored(row):
+            unscored.append(name)
+        else:
+            pairs.append((name, _score(truth, "agatston", reference_csv.name), row))
+    if not pairs:
+        raise UnusableTable(
+            f"no scan has a score in both tables: {reference_csv.name} names {len(names)} scans, "
+            f"{len(unknown)} are unknown to {predicted_csv.name} and {len(unscored)} have no score"
+        )
+    n_scored = sum(_is_scored(row) for row in predictions)
+    return _to_pairs(pairs, predicted_csv.name, unscored, unknown, n_scored - len(pairs))
+
+
+def _read_rows(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
+    """Rows of a table by the line of the file on which each ends, counted from 1."""
+    rows: dict[int, dict[str, str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                rows[reader.line_num] = {k: v or "" for k, v in row.items() if k}
+    except (UnicodeDecodeError, csv.Error):
+        raise UnusableTable(f"{path.name} is not a table in UTF-8 CSV") from None
+    if not rows:
+        raise UnusableTable(f"{path.name} has no rows")
+    missing = [column for column in columns if column not in next(iter(rows.values()))]
+    if missing:
+        raise UnusableTable(
+            f"{path.name} must have the columns {', '.join(columns)}; missing: {', '.join(missing)}"
+        )
+    return rows
+
+
+def _names(references: Mapping[int, dict[str, str]], table: str) -> list[str]:
+    """What the rows of a reference table, by line, call their scans."""
+    columns = next(iter(references.values()))
+    key = next((column for column in KEY_COLUMNS if column in columns), None)
+    if key is None:
+        raise UnusableTable(f"{table} must have one of the columns {', '.join(KEY_COLUMNS)}")
+    names = [row[key].strip() for row in references.values()]
+    for line, name in zip(references, names, strict=True):
+        if not name.strip("/"):  # would fit every row without a source
+            raise UnusableTable(f"line {line} of {table} names no scan: its column {key} is empty")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnusableTable(f"{table} names the scan {twice!r} twice")
+    return names
+
+
+def _refuse_rows_named_twice(
+    names: Sequence[str], found: Sequence[dict[str, str] | None], table: str
+) -> None:
+    """Two names may be of one scan: a folder and a file in it, or a scan_id and a source."""
+    first: dict[int, str] = {}
+    for name, row in zip(names, found, strict=True):
+        if row is None:
+            continue
+        other = first.setdefault(id(row), name)
+        if other != name:
+            raise UnusableTable(
+                f"{table} names one scan twice, as {other!r} and as {name!r}; keep one of the rows"
+            )
+
+
+def _find_row(
+    name: str, predictions: Sequence[dict[str, str]], table: str
+) -> dict[str, str] | None:
+    """The prediction of a scan; a scored one before one that was refused."""
+    spelled = name.rstrip("/")
+    tests = (
+        lambda row: row["scan_id"] == name,
+        lambda row: row.get("source", "").rstrip("/") == spelled,
+        lambda row: spelled in _parts(row.get("source", "")),
+    )
+    for test in tests:
+        matches = [row for row in predictions if test(row)]
+        scored = [row for row in matches if _is_scored(row)]
+        if len(scored) > 1:
+            raise UnusableTable(
+                f"{name!r} fits {len(scored)} scored rows of {table}; name them by scan_id"
+            )
+        if matches:
+            return (scored or matches)[0]
+    return None
+
+
+@cache
+def _parts(source: str) -> frozenset[str]:
+    """Folders on the way to a series and its name, with and without suffix."""
+    parts = [part for part in _without_sibling_mark(source).split("/") if part]
+    return frozenset({*parts, *map(_without_suffix, parts)})
+
+
+def _without_sibling_mark(source: str) -> str:
+    """The source without the file name in brackets that tells the series of one folder apart."""
+    path = source.rstrip("/")
+    name = path.rpartition("/")[2]
+    mark = _MORE_FILES.search(name) or _SAME_FILE.search(name)
+    return path[: -len(mark["mark"])] if mark else path
+
+
+def _without_suffix(name: str) -> str:
+    """A dot alone begins no suffix: folders may be named by a UID."""
+    suffixes = (suffix_of(name) or "", *DICOM_SUFFIXES, ".zip")
+    found = next((s for s in suffixes if s and name.lower().endswith(s)), "")
+    return name[: len(name) - len(found)] or name
+
+
+def _is_scored(row: Mapping[str, str]) -> bool:
+    return row.get("status", "ok") in SCORED_STATUSES and row["agatston"].strip() != ""
+
+
+def _score(row: Mapping[str, str], column: str, table: str) -> float:
+    text = row[column].strip()
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise UnusableTable(f"{table}: {column} must be a score of 0 or more. Received: {text!r}")
+    return value
+
+
+def _bound(row: Mapping[str, str], column: str, table: str) -> float:
+    return _score(row, column, table) if row.get(column, "").strip() else math.nan
+
+
+def _to_pairs(
+    pairs: Sequence[tuple[str, float, dict[str, str]]],
+    table: str,
+    unscored: Sequence[str],
+    unknown: Sequence[str],
+    without_reference: int,
+) -> ScorePairs:
+    rows = [row for _, _, row in pairs]
+    return ScorePairs(
+        names=tuple(name for name, _, _ in pairs),
+        reference=np.array([truth for _, truth, _ in pairs]),
+        predicted=np.array([_score(row, "agatston", table) for row in rows]),
+        low=np.array([_bound(row, "agatston_low", table) for row in rows]),
+        high=np.array([_bound(row, "agatston_high", table) for row in rows]),
+        kinds=tuple(row.get("kind", "") for row in rows),
+        statuses=tuple(row.get("status", "") for row in rows),
+        without_score=tuple(unscored),
+        without_prediction=tuple(unknown),
+        without_reference=without_reference,
+    )
