@@ -139,12 +139,7 @@ def confusion_matrix(
         >>> confusion_matrix([0, 1, 1], [0, 1, 0], n_categories=2).tolist()
         [[1, 0], [1, 1]]
     """
-    first, second = np.asarray(reference, dtype=int), np.asarray(predicted, dtype=int)
-    if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(
-            f"reference and predicted must be of one length. Received: {first.shape} and "
-            f"{second.shape}"
-        )
+    first, second = (indices.astype(int) for indices in _pairs(reference, predicted))
     both = np.concatenate([first, second])
     if both.size and (both.min() < 0 or both.max() >= n_categories):
         raise ValueError(
