@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from registration.atomic_files import placing
+from registration.atomic_files import PART_PREFIX, placing
 from registration.pair_preparation import gray_image
 
 IMAGE_SUFFIXES = (
@@ -28,6 +29,9 @@ IMAGE_SUFFIXES = (
     ".bmp",
 )
 """Image files that are read and written as they are."""
+
+PLANE_SUFFIXES = (".png", ".bmp")
+"""Those of them that hold one slice."""
 
 SERIES_SUFFIX = ".nrrd"
 """Form in which an image that came as a DICOM series is written."""
@@ -95,20 +99,34 @@ def read_pair_image(path: Path) -> sitk.Image:
 
 
 def write_pair_image(image: sitk.Image, path: Path) -> None:
-    """Write an image by atomic rename.
+    """Write an image by atomic rename; of a header and its data file, the data first.
 
     Raises:
-        UnusableFile: If the format does not hold such voxels.
+        UnusableFile: If the format does not hold such an image, or the folder takes no file.
     """
-    partial = path.with_name(f"partial.{path.name}")
-    try:
-        sitk.WriteImage(image, str(partial), True)
-    except RuntimeError as error:
+    name = path.name.lower()
+    if not name.endswith(IMAGE_SUFFIXES):  # ITK's own choice of formats is wider, and may crash
+        raise UnusableFile(f"{path.name} must end in one of {', '.join(IMAGE_SUFFIXES)}")
+    if name.endswith(PLANE_SUFFIXES) and image.GetDimension() != 2:
+        # ITK would write the first slice alone
         raise UnusableFile(
-            f"{path.name} cannot hold an image of {image.GetPixelIDTypeAsString()}; "
-            "choose another suffix, .nii.gz or .nrrd"
+            f"{path.name} holds images of two axes; this one has {image.GetDimension()}. "
+            "Choose another suffix, such as .nii.gz or .nrrd"
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=path.parent) as folder:
+            # under its final name, as a header on its own names its data file
+            part = Path(folder) / path.name
+            sitk.WriteImage(image, str(part), True)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == part):
+                os.replace(file, path.parent / file.name)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().rpartition("\n")[2].rpartition(": ")[2]
+        raise UnusableFile(
+            f"{path.name} could not be written as an image of {image.GetDimension()} axes of "
+            f"{image.GetPixelIDTypeAsString()}: {reason}. If it is the format, choose another "
+            "suffix, such as .nii.gz or .nrrd"
         ) from error
-    os.replace(partial, path)
 
 
 def as_pixel_type(image: sitk.Image, pixel_id: int) -> sitk.Image:

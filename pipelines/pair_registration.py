@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipelines.pair_files import (
     write_landmarks,
     write_pair_image,
 )
+from registration.atomic_files import write_atomically
 from registration.geometry import ImageGrid
 from registration.metrics import folding_fraction, jacobian_determinant
 from registration.registrar import Registrar
@@ -99,9 +99,7 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
         seconds=round(seconds, 4),
         moved=name,
     )
-    partial = out / f"partial.{METRICS_NAME}"
-    partial.write_text(json.dumps(asdict(metrics), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, out / METRICS_NAME)
+    write_atomically(out / METRICS_NAME, json.dumps(asdict(metrics), indent=1) + "\n")
     return metrics
 
 

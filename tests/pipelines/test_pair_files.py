@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from pipelines.cli import main
-from pipelines.pair_files import UnusableFile, read_landmarks, write_landmarks
+from pipelines.pair_files import UnusableFile, read_landmarks, write_landmarks, write_pair_image
 from registration.geometry import ImageGrid
 from registration.transforms import bspline_transform, write_transform
 
@@ -109,3 +109,36 @@ def test_a_reference_with_rounded_axes_is_told_by_name(tmp_path: Path) -> None:
     done = warp(tmp_path, source, tmp_path / "out.csv", reference=tmp_path / "rounded.mha")
     assert done.exit_code == 2
     assert "rounded.mha: direction must be orthonormal" in done.output
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".nii.gz", ".mha", ".tif"])
+def test_an_image_is_written_under_its_name_with_all_its_files(tmp_path: Path, suffix: str) -> None:
+    values = np.arange(np.prod(GRID.shape), dtype=np.int16).reshape(GRID.shape)
+    path = tmp_path / f"moved{suffix}"
+    for _ in range(2):  # the second replaces the first
+        write_pair_image(GRID.to_image(values), path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), values)
+    assert {file.name.partition(".")[0] for file in tmp_path.iterdir()} == {"moved"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("a.dcm", sitk.sitkUInt8, r"a\.dcm must end in .*\.nii\.gz"),
+        ("a.vtk", sitk.sitkInt16, r"a\.vtk must end in"),
+        ("a.png", sitk.sitkUInt8, r"a\.png holds images of two axes; this one has 3"),
+        ("a.bmp", sitk.sitkUInt8, r"a\.bmp holds images of two axes"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(
+    tmp_path: Path, name: str, kind: int, message: str
+) -> None:
+    with pytest.raises(UnusableFile, match=message):
+        write_pair_image(GRID.empty_image(kind), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_voxel_type_that_a_format_lacks_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnusableFile, match=r"a\.png .*32-bit float.*PNG supports.*choose"):
+        write_pair_image(sitk.Image([4, 4], sitk.sitkFloat32), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
