@@ -79,6 +79,37 @@ def read_continuation(folder: Path) -> tuple[Continuation, AtlasSettings]:
     return Continuation(folder, mean, entries, known), settings
 
 
+def new_entries(
+    continuation: Continuation, entries: Sequence[CohortEntry]
+) -> tuple[tuple[CohortEntry, ...], tuple[str, ...]]:
+    """Subjects that an atlas does not hold yet, and the ids of those that it does.
+
+    Raises:
+        ValueError: If an id of the atlas stands for another image.
+    """
+    before = {entry.subject.subject_id: entry for entry in continuation.entries}
+    new, known, others = [], [], []
+    for entry in entries:
+        name = entry.subject.subject_id
+        if name not in before:
+            new.append(entry)
+        elif entry.candidate.content_hash == _content_hash(continuation, before[name]):
+            known.append(name)
+        else:
+            others.append(f"{name} is another image than {name} of ATLAS")
+    if others:
+        raise ValueError(f"{_listed(others)}; give ids in a table")
+    return tuple(new), tuple(known)
+
+
+def _content_hash(continuation: Continuation, entry: CohortEntry) -> str:
+    """Digest of what was prepared; of the files themselves where they were refused."""
+    work = WorkFolder(continuation.folder / WORK_NAME)
+    facts = work.member(entry.subject.subject_id).with_suffix(".json")
+    digest = json.loads(facts.read_text(encoding="utf-8"))["sha256"] if facts.exists() else None
+    return str(digest or entry.candidate.content_hash)
+
+
 def _is_prepared(work: WorkFolder, entry: CohortEntry) -> bool:
     """Whether a subject can go on without its images: it is prepared, or was refused."""
     name = entry.subject.subject_id

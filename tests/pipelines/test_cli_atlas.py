@@ -199,9 +199,12 @@ def test_refine_takes_new_subjects_without_the_old_images(images, finished, tmp_
     matrix = known_maps()[4]
     (tmp_path / "new").mkdir()
     sitk.WriteImage(subject(matrix, seed=9), str(tmp_path / "new" / "s9.nii.gz"))
+    shutil.copy(images / "images" / "s2.nii.gz", tmp_path / "new" / "s2.nii.gz")
     out = tmp_path / "out"
     result = run("refine", finished, tmp_path / "new", "--out", out)
     assert result.exit_code == 0, result.output
+    assert "6 subjects of the atlas, 1 new ones" in result.output
+    assert "skipped as known: s2" in result.output
     record = json.loads((out / "atlas.json").read_text())
     assert record["subjects_averaged"] == 7
     assert record["started_from"] == "an atlas"
@@ -218,6 +221,17 @@ def test_refine_needs_every_prepared_subject(images, finished, tmp_path):
     result = run("refine", tmp_path / "atlas", images, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "s3" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_refine_refuses_other_people_under_known_ids(images, finished, tmp_path):
+    (tmp_path / "new").mkdir()
+    shutil.copy(images / "images" / "s1.nii.gz", tmp_path / "new" / "s1.nii.gz")
+    shutil.copy(images / "images" / "s3.nii.gz", tmp_path / "new" / "s0.nii.gz")
+    result = run("refine", finished, tmp_path / "new", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    message = "s0 is another image than s0 of ATLAS; give ids in a table"
+    assert message in " ".join(result.output.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
 
 
