@@ -19,6 +19,10 @@ from calcium.categories import RISK_CATEGORIES, risk_category_index
 LIMITS_OF_AGREEMENT_SD = 1.96
 """Half width of the limits of agreement in standard deviations (Bland and Altman 1986)."""
 
+ROUNDING = 1e-12
+"""Deviations below this share of the ratings' size are rounding errors (own): float64 holds
+sixteen digits, and scores are printed with two decimals."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -78,8 +82,8 @@ def intraclass_correlations(
         confidence: Level of the intervals.
 
     Returns:
-        ICC(1,1), ICC(2,1) and ICC(3,1); NaN if there are fewer than two subjects or
-        nothing varies.
+        ICC(1,1), ICC(2,1) and ICC(3,1); NaN if there are fewer than two subjects, if
+        nothing varies, or where the variance that one of them divides by is not positive.
 
     Raises:
         ValueError: If the table is not 2-D with two raters or more, or not finite.
@@ -103,15 +107,8 @@ def intraclass_correlations(
     undefined = Interval(math.nan)
     if n < 2 or np.ptp(table) == 0:
         return IntraclassCorrelations(undefined, undefined, undefined)
-    mean = table.mean()
-    ss_rows = k * ((table.mean(axis=1) - mean) ** 2).sum()
-    ss_columns = n * ((table.mean(axis=0) - mean) ** 2).sum()
-    ss_within = ((table - table.mean(axis=1, keepdims=True)) ** 2).sum()
-    rows = float(ss_rows / (n - 1))
-    columns = float(ss_columns / (k - 1))
-    within = float(ss_within / (n * (k - 1)))
-    error = float(max(ss_within - ss_columns, 0.0) / ((n - 1) * (k - 1)))
     freedom = (n - 1, n * (k - 1), (n - 1) * (k - 1))
+    rows, columns, within, error = _mean_squares(table)
     return IntraclassCorrelations(
         icc_1_1=_consistency(rows, within, k, freedom[0], freedom[1], confidence),
         icc_2_1=_absolute_agreement(rows, columns, error, n, k, confidence),
@@ -142,12 +139,7 @@ def confusion_matrix(
         >>> confusion_matrix([0, 1, 1], [0, 1, 0], n_categories=2).tolist()
         [[1, 0], [1, 1]]
     """
-    first, second = np.asarray(reference, dtype=int), np.asarray(predicted, dtype=int)
-    if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(
-            f"reference and predicted must be of one length. Received: {first.shape} and "
-            f"{second.shape}"
-        )
+    first, second = (indices.astype(int) for indices in _pairs(reference, predicted))
     both = np.concatenate([first, second])
     if both.size and (both.min() < 0 or both.max() >= n_categories):
         raise ValueError(
@@ -349,11 +341,29 @@ def _pearson(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     return float(np.clip((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()), -1.0, 1.0))
 
 
+def _mean_squares(table: NDArray[np.float64]) -> list[float]:
+    """Between subjects, between raters, within subjects, of residuals; 0 for rounding errors."""
+    n, k = table.shape
+    rows, columns = (table.mean(axis=axis, keepdims=True) for axis in (1, 0))
+    squares = (
+        k * np.square(rows - table.mean()).sum() / (n - 1),
+        n * np.square(columns - table.mean()).sum() / (k - 1),
+        np.square(table - rows).sum() / (n * (k - 1)),
+        # summed themselves: the difference of two sums would lose what is small beside an offset
+        np.square(table - rows - columns + table.mean()).sum() / ((n - 1) * (k - 1)),
+    )
+    least = ROUNDING**2 * float(np.square(table).mean())
+    return [float(square) if square > least else 0.0 for square in squares]
+
+
 def _consistency(
     rows: float, error: float, k: int, df_rows: int, df_error: int, confidence: float
 ) -> Interval:
     """ICC(1,1) or ICC(3,1), by whether `error` is the within or the residual mean square."""
-    value = (rows - error) / (rows + (k - 1) * error)
+    total = rows + (k - 1) * error
+    if total <= 0:
+        return Interval(math.nan)
+    value = (rows - error) / total
     if error == 0:
         return Interval(1.0, 1.0, 1.0)
     quantile = (1 + confidence) / 2
@@ -367,7 +377,10 @@ def _absolute_agreement(
     rows: float, columns: float, error: float, n: int, k: int, confidence: float
 ) -> Interval:
     """ICC(2,1) with the interval of McGraw and Wong's ICC(A,1)."""
-    value = (rows - error) / (rows + (k - 1) * error + k * (columns - error) / n)
+    total = rows + (k - 1) * error + k * (columns - error) / n
+    if total <= 0:
+        return Interval(math.nan)
+    value = (rows - error) / total
     if columns == 0 and error == 0:
         return Interval(1.0, 1.0, 1.0)
     if value >= 1:
@@ -375,6 +388,8 @@ def _absolute_agreement(
     a = k * value / (n * (1 - value))
     b = 1 + k * value * (n - 1) / (n * (1 - value))
     spread: Sequence[float] = (a * columns, b * error)
+    if not any(spread):  # no degrees of freedom either
+        return Interval(value)
     freedom = sum(spread) ** 2 / (spread[0] ** 2 / (k - 1) + spread[1] ** 2 / ((n - 1) * (k - 1)))
     quantile = (1 + confidence) / 2
     rest = k * columns + (k * n - k - n) * error

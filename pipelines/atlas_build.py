@@ -27,6 +27,7 @@ from pipelines.atlas_cohort import CohortEntry, PrepareTask, prepare, read_refus
 from pipelines.atlas_continuation import (
     Continuation,
     claim_folder,
+    drop_working_files,
     take_members,
     with_split_of,
 )
@@ -105,10 +106,9 @@ def build_atlas(
         if execution.fresh:
             remove_build(out)
         work = WorkFolder(out / WORK_NAME)
-        work.root.mkdir(exist_ok=True)
+        claim_folder(work, entries, settings, continuation)
         for folder in (out, work.root):
             remove_parts(folder)
-        claim_folder(work, entries, settings, continuation)
         finished = finished_record(out)
         if finished is not None:
             execution.report("The atlas is finished; nothing is left to do.")
@@ -145,7 +145,7 @@ def build_atlas(
         record["files"] = result_digests(out)
         write_record(record, out)
         if execution.keep == "outputs":
-            shutil.rmtree(work.root, ignore_errors=True)
+            drop_working_files(work)
     return atlas_summary(record)
 
 

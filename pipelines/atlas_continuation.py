@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_continuation(folder: Path) -> tuple[Continuation, AtlasSettings]:
     """A finished atlas to go on from, and how it was built.
 
     Raises:
-        ValueError: If it is not finished, or its working files are gone.
+        ValueError: If it is not finished, or its working files are gone, also in part.
     """
     work = WorkFolder(folder / WORK_NAME)
     if not (folder / RECORD_NAME).exists() or not (work.root / COHORT_NAME).exists():
@@ -64,6 +65,11 @@ def read_continuation(folder: Path) -> tuple[Continuation, AtlasSettings]:
     settings = AtlasSettings(**values)
     cohort = json.loads((work.root / COHORT_NAME).read_text(encoding="utf-8"))
     entries = tuple(_entry_from(row) for row in cohort)
+    lost = [entry.subject.subject_id for entry in entries if not _is_prepared(work, entry)]
+    if lost:
+        raise ValueError(
+            f"{folder} has lost the working files of {_listed(lost)}; build the atlas again"
+        )
     known = {}
     for entry in entries:
         facts = work.root / "final" / f"{entry.subject.subject_id}.facts.npz"
@@ -71,6 +77,51 @@ def read_continuation(folder: Path) -> tuple[Continuation, AtlasSettings]:
             known[entry.subject.subject_id] = read_subject_transform(facts).matrix
     mean = read_atlas_image(folder, settings.modality)
     return Continuation(folder, mean, entries, known), settings
+
+
+def new_entries(
+    continuation: Continuation, entries: Sequence[CohortEntry]
+) -> tuple[tuple[CohortEntry, ...], tuple[str, ...]]:
+    """Subjects that an atlas does not hold yet, and the ids of those that it does.
+
+    Raises:
+        ValueError: If an id of the atlas stands for another image.
+    """
+    before = {entry.subject.subject_id: entry for entry in continuation.entries}
+    new, known, others = [], [], []
+    for entry in entries:
+        name = entry.subject.subject_id
+        if name not in before:
+            new.append(entry)
+        elif entry.candidate.content_hash == _content_hash(continuation, before[name]):
+            known.append(name)
+        else:
+            others.append(f"{name} is another image than {name} of ATLAS")
+    if others:
+        raise ValueError(f"{_listed(others)}; give ids in a table")
+    return tuple(new), tuple(known)
+
+
+def _content_hash(continuation: Continuation, entry: CohortEntry) -> str:
+    """Digest of what was prepared; of the files themselves where they were refused."""
+    work = WorkFolder(continuation.folder / WORK_NAME)
+    facts = work.member(entry.subject.subject_id).with_suffix(".json")
+    digest = json.loads(facts.read_text(encoding="utf-8"))["sha256"] if facts.exists() else None
+    return str(digest or entry.candidate.content_hash)
+
+
+def _is_prepared(work: WorkFolder, entry: CohortEntry) -> bool:
+    """Whether a subject can go on without its images: it is prepared, or was refused."""
+    name = entry.subject.subject_id
+    member = work.member(name)
+    is_ready = member.exists() and member.with_suffix(".json").exists()
+    return is_ready or work.refusal(name).exists()
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many there are beside them."""
+    beside = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + beside
 
 
 def refined_settings(settings: AtlasSettings) -> AtlasSettings:
@@ -88,10 +139,10 @@ def claim_folder(
     settings: AtlasSettings,
     continuation: Continuation | None,
 ) -> None:
-    """Mark the folder as this build's, or find that it is another's.
+    """Mark the folder as this build's, or find that it is another's and write nothing.
 
     Raises:
-        OtherBuildError: If it is.
+        OtherBuildError: If it is, or holds an atlas that does not say whose it is.
     """
     wanted = {
         "format": FORMAT,
@@ -107,9 +158,25 @@ def claim_folder(
                 "another folder, or --fresh to begin anew"
             )
         return
-    write_atomically(path, json.dumps(wanted, indent=1) + "\n")
+    if (work.root.parent / RECORD_NAME).exists():
+        raise OtherBuildError(
+            f"the folder holds an atlas without {WORK_NAME}/{SETTINGS_NAME}, so that it cannot be "
+            "told whether it is of this cohort; choose another folder, or --fresh to begin anew"
+        )
+    work.root.mkdir(exist_ok=True)
     rows = [_row_of(entry) for entry in entries]
     write_atomically(work.root / COHORT_NAME, json.dumps(rows, indent=1) + "\n")
+    # last, as it declares the folder claimed
+    write_atomically(path, json.dumps(wanted, indent=1) + "\n")
+
+
+def drop_working_files(work: WorkFolder) -> None:
+    """Delete what a finished build does not need; whose build it was stays known."""
+    for path in work.root.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != SETTINGS_NAME:
+            path.unlink(missing_ok=True)
 
 
 def _signature(entry: CohortEntry) -> list[Any]:

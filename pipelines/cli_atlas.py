@@ -185,12 +185,13 @@ def build(ctx: click.Context, /, cohort: Path, out: Path, **chosen: Any) -> None
 def refine(ctx: click.Context, /, atlas: Path, cohort: Path, out: Path, **chosen: Any) -> None:
     """Go on with a finished ATLAS and the new subjects of COHORT, into another folder.
 
-    The subjects of ATLAS take part from its working files; their images are not read again.
-    Settings are those of ATLAS. Exit codes are those of `build`.
+    The subjects of ATLAS take part from its working files. Images of COHORT that are among them
+    are skipped; another image under an id of ATLAS is refused. Settings are those of ATLAS. Exit
+    codes are those of `build`.
     """
     _use_one_thread()
     from pipelines.atlas_cohort import read_entries
-    from pipelines.atlas_continuation import read_continuation, refined_settings
+    from pipelines.atlas_continuation import new_entries, read_continuation, refined_settings
 
     execution = _execution(chosen)
     if out.resolve() == atlas.resolve():
@@ -200,12 +201,12 @@ def refine(ctx: click.Context, /, atlas: Path, cohort: Path, out: Path, **chosen
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="ATLAS") from error
     try:
-        known = {entry.subject.subject_id for entry in continuation.entries}
-        new = [entry for entry in read_entries(cohort, exclude=[out])
-               if entry.subject.subject_id not in known]  # fmt: skip
+        new, known = new_entries(continuation, read_entries(cohort, exclude=[out]))
     except (ValueError, OSError) as error:
         raise click.BadParameter(f"{error}.", param_hint="COHORT") from error
-    click.echo(f"{len(known)} subjects of the atlas, {len(new)} new ones", err=True)
+    click.echo(f"{len(continuation.entries)} subjects of the atlas, {len(new)} new ones", err=True)
+    if known:
+        click.echo(f"skipped as known: {', '.join(known)}", err=True)
     entries = sorted([*continuation.entries, *new], key=lambda entry: entry.subject.subject_id)
     summary = _run(entries, out, refined_settings(settings), execution, continuation)
     _finish(ctx, summary, out)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from registration.atomic_files import PART_PREFIX, placing
 from registration.pair_preparation import gray_image
 
 IMAGE_SUFFIXES = (
@@ -27,11 +30,17 @@ IMAGE_SUFFIXES = (
 )
 """Image files that are read and written as they are."""
 
+PLANE_SUFFIXES = (".png", ".bmp")
+"""Those of them that hold one slice."""
+
 SERIES_SUFFIX = ".nrrd"
 """Form in which an image that came as a DICOM series is written."""
 
 LANDMARK_SUFFIXES = (".csv", ".fcsv")
 """Files that hold points."""
+
+SEPARATORS = ",;\t"
+"""What may stand between the cells of a table; spreadsheets take the one of their language."""
 
 _RAS_NAMES = ("RAS", "0")
 _LPS_NAMES = ("LPS", "1")
@@ -47,11 +56,13 @@ class Landmarks:
     """A table of points, and how to write it again.
 
     Args:
-        points: LPS mm, shape `(n, 3)`, or `(n, 2)` where the table has no z.
+        points: LPS mm, shape `(n, 3)`, or `(n, 2)` where the table has no z; NaN where a cell
+            is empty.
         rows: The table as it was read, one list of cells per point.
         columns: Where x, y (and z) stand in a row.
         head: Lines before the first point.
         is_ras: Whether the file counts x and y to the right and front, as NIfTI does.
+        separator: What stands between the cells.
     """
 
     points: NDArray[np.float64]
@@ -59,6 +70,7 @@ class Landmarks:
     columns: tuple[int, ...]
     head: tuple[str, ...]
     is_ras: bool
+    separator: str = ","
 
 
 def image_suffix(path: Path) -> str:
@@ -87,20 +99,34 @@ def read_pair_image(path: Path) -> sitk.Image:
 
 
 def write_pair_image(image: sitk.Image, path: Path) -> None:
-    """Write an image by atomic rename.
+    """Write an image by atomic rename; of a header and its data file, the data first.
 
     Raises:
-        UnusableFile: If the format does not hold such voxels.
+        UnusableFile: If the format does not hold such an image, or the folder takes no file.
     """
-    partial = path.with_name(f"partial.{path.name}")
-    try:
-        sitk.WriteImage(image, str(partial), True)
-    except RuntimeError as error:
+    name = path.name.lower()
+    if not name.endswith(IMAGE_SUFFIXES):  # ITK's own choice of formats is wider, and may crash
+        raise UnusableFile(f"{path.name} must end in one of {', '.join(IMAGE_SUFFIXES)}")
+    if name.endswith(PLANE_SUFFIXES) and image.GetDimension() != 2:
+        # ITK would write the first slice alone
         raise UnusableFile(
-            f"{path.name} cannot hold an image of {image.GetPixelIDTypeAsString()}; "
-            "choose another suffix, .nii.gz or .nrrd"
+            f"{path.name} holds images of two axes; this one has {image.GetDimension()}. "
+            "Choose another suffix, such as .nii.gz or .nrrd"
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=path.parent) as folder:
+            # under its final name, as a header on its own names its data file
+            part = Path(folder) / path.name
+            sitk.WriteImage(image, str(part), True)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == part):
+                os.replace(file, path.parent / file.name)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().rpartition("\n")[2].rpartition(": ")[2]
+        raise UnusableFile(
+            f"{path.name} could not be written as an image of {image.GetDimension()} axes of "
+            f"{image.GetPixelIDTypeAsString()}: {reason}. If it is the format, choose another "
+            "suffix, such as .nii.gz or .nrrd"
         ) from error
-    os.replace(partial, path)
 
 
 def as_pixel_type(image: sitk.Image, pixel_id: int) -> sitk.Image:
@@ -132,32 +158,36 @@ def read_pair_transform(path: Path) -> sitk.Transform:
 def read_landmarks(path: Path) -> Landmarks:
     """Points of a CSV file with columns x, y, z (LPS mm), or of a Slicer FCSV file.
 
+    Cells are separated by commas, semicolons or tabs. Empty coordinates are those of a point
+    that has no place, as `write_landmarks` leaves them.
+
     Raises:
-        UnusableFile: If columns are missing or a coordinate is not a number.
+        UnusableFile: If it is not UTF-8, columns are missing or a coordinate is not a number.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    is_fcsv = path.suffix.lower() == ".fcsv"
-    if is_fcsv:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UnusableFile(
+            f"{path.name} must be text in UTF-8; save the table as CSV UTF-8"
+        ) from error
+    columns: tuple[int, ...] = (1, 2, 3)
+    separator, n_names = ",", None
+    if path.suffix.lower() == ".fcsv":
         head = [line for line in lines if line.startswith("#")]
-        body = [line for line in lines if line.strip() and not line.startswith("#")]
-        columns: tuple[int, ...] = (1, 2, 3)
+        body = [line for line in lines if not line.startswith("#")]
         is_ras = _is_ras(head)
     else:
-        head, body = lines[:1], [line for line in lines[1:] if line.strip()]
-        names = [name.strip().lower() for name in next(csv.reader(head), [])]
-        columns = tuple(names.index(axis) for axis in "xyz" if axis in names)
-        if not {"x", "y"} <= set(names):
-            raise UnusableFile(f"{path.name} must have columns x and y, and z in 3-D")
+        first = next((i for i, line in enumerate(lines) if line.strip(SEPARATORS + " ")), 0)
+        head, body = lines[: first + 1], lines[first + 1 :]
+        columns, separator, n_names = _columns(head[-1] if head else "", path.name)
         is_ras = False
-    rows = tuple(tuple(row) for row in csv.reader(body))
-    try:
-        points = np.array([[float(row[c]) for c in columns] for row in rows], dtype=float)
-    except (ValueError, IndexError) as error:
-        raise UnusableFile(f"{path.name} has a row without coordinates: {error}") from error
+    body = [line for line in body if line.strip()]
+    rows = tuple(tuple(row) for row in csv.reader(body, delimiter=separator))
+    points = np.array([_point(row, columns, n_names, path.name) for row in rows], dtype=float)
     points = points.reshape(-1, len(columns))
     if is_ras:
         points[:, :2] *= -1.0
-    return Landmarks(points, rows, columns, tuple(head), is_ras)
+    return Landmarks(points, rows, columns, tuple(head), is_ras, separator)
 
 
 def write_landmarks(landmarks: Landmarks, points: NDArray[np.float64], path: Path) -> None:
@@ -171,16 +201,47 @@ def write_landmarks(landmarks: Landmarks, points: NDArray[np.float64], path: Pat
     written = points.copy()
     if landmarks.is_ras:
         written[:, :2] *= -1.0
-    partial = path.with_name(f"partial.{path.name}")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with placing(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
         stream.writelines(f"{line}\n" for line in landmarks.head)
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = csv.writer(stream, delimiter=landmarks.separator, lineterminator="\n")
         for row, point in zip(landmarks.rows, written, strict=True):
             cells = list(row)
             for column, value in zip(landmarks.columns, point, strict=True):
                 cells[column] = f"{value:.6f}" if np.isfinite(value) else ""
             writer.writerow(cells)
-    os.replace(partial, path)
+
+
+def _columns(head: str, name: str) -> tuple[tuple[int, ...], str, int]:
+    """Where x, y (and z) stand, by the line of names; its separator, and how many names it has."""
+    for separator in SEPARATORS:
+        names = [cell.strip().lower() for cell in next(csv.reader([head], delimiter=separator), [])]
+        if {"x", "y"} <= set(names):
+            columns = tuple(names.index(axis) for axis in "xyz" if axis in names)
+            return columns, separator, len(names)
+    raise UnusableFile(f"{name} must have columns x and y, and z in 3-D")
+
+
+def _point(
+    row: tuple[str, ...], columns: tuple[int, ...], n_names: int | None, name: str
+) -> list[float]:
+    """Coordinates of a row, NaN for empty cells; `n_names` cells at most, if it is known."""
+    if len(row) <= max(columns) or (n_names is not None and any(row[n_names:])):
+        names = "" if n_names is None else f" under {n_names} names"
+        raise UnusableFile(
+            f"{name} has a row of {len(row)} cells{names}; decimal commas must be points, and "
+            "texts with a separator in quotes"
+        )
+    point = []
+    for cell in (row[column].strip() for column in columns):
+        try:
+            point.append(float(cell) if cell else math.nan)
+        except ValueError as error:
+            if "," in cell:
+                raise UnusableFile(
+                    f"{name} has decimal commas ({cell!r}); write {cell.replace(',', '.')}"
+                ) from error
+            raise UnusableFile(f"{name}: coordinates must be numbers; one is {cell!r}") from error
+    return point
 
 
 def _is_ras(head: list[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipelines.pair_files import (
     write_landmarks,
     write_pair_image,
 )
+from registration.atomic_files import write_atomically
 from registration.geometry import ImageGrid
 from registration.metrics import folding_fraction, jacobian_determinant
 from registration.registrar import Registrar
@@ -75,6 +75,7 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
         UnusableFile: If a file cannot be used, or the images differ in dimension.
     """
     images = [read_pair_image(path) for path in (fixed, moving)]
+    grids = [_grid_of(image, path) for image, path in zip(images, (fixed, moving), strict=True)]
     if images[0].GetDimension() != images[1].GetDimension():
         raise UnusableFile(
             "both images must have as many axes; they have "
@@ -83,12 +84,12 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
     started = time.perf_counter()
     transform = registrar.register(*images).transform
     seconds = time.perf_counter() - started
-    moved = warp_image(images[1], transform, ImageGrid.from_image(images[0]), labels=False)
+    moved = warp_image(images[1], transform, grids[0], labels=False)
     out.mkdir(parents=True, exist_ok=True)
     name = f"moved{image_suffix(moving)}"
     write_pair_image(moved, out / name)
     write_transform(transform, out / TRANSFORM_NAME)
-    jacobian = _jacobian(transform, ImageGrid.from_image(images[0]))
+    jacobian = _jacobian(transform, grids[0])
     metrics = PairMetrics(
         method=registrar.name,
         ncc_before=_correlation(images[0], images[1], sitk.Transform()),
@@ -98,9 +99,7 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
         seconds=round(seconds, 4),
         moved=name,
     )
-    partial = out / f"partial.{METRICS_NAME}"
-    partial.write_text(json.dumps(asdict(metrics), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, out / METRICS_NAME)
+    write_atomically(out / METRICS_NAME, json.dumps(asdict(metrics), indent=1) + "\n")
     return metrics
 
 
@@ -147,7 +146,7 @@ def warp_file(
         UnusableFile: If a file cannot be used, or kinds or dimensions do not fit.
     """
     pull_back = read_pair_transform(transform)
-    grid = ImageGrid.from_image(read_pair_image(reference))
+    grid = _grid_of(read_pair_image(reference), reference)
     _check_dimension(pull_back, grid.dimension, "the reference")
     is_table = source.suffix.lower() in LANDMARK_SUFFIXES
     if is_table != (out.suffix.lower() in LANDMARK_SUFFIXES) or (
@@ -165,6 +164,16 @@ def warp_file(
     found = fixed_points(pull_back, landmarks.points)
     write_landmarks(landmarks, found, out)
     return int(np.count_nonzero(~grid.contains(found)))
+
+
+def _grid_of(image: sitk.Image, path: Path) -> ImageGrid:
+    """Grid of an image that was read from a file, or which file it is that has none."""
+    try:
+        return ImageGrid.from_image(image)
+    except ValueError as error:
+        raise UnusableFile(
+            f"{path.name}: {error}. Write its directions with six decimals or more"
+        ) from error
 
 
 def _check_dimension(transform: sitk.Transform, dimension: int, what: str) -> None:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import SimpleITK as sitk
 
+from registration.geometry import ImageGrid
+from registration.pair_preparation import check_overlap
 from registration.registrar import Registration
 
 _MISSING = (
@@ -196,13 +198,15 @@ class ElastixRegistrar:
         Raises:
             ValueError: If the dimensions differ.
             ImportError: If itk-elastix is not installed.
-            RuntimeError: If elastix gives up, usually because the images hardly overlap.
+            NoOverlapError: If the images share no point in space.
+            RuntimeError: If elastix gives up, usually because they hardly overlap.
         """
         if fixed.GetDimension() != moving.GetDimension():
             raise ValueError(
                 "fixed and moving must have the same dimension. "
                 f"Received: {fixed.GetDimension()} and {moving.GetDimension()}"
             )
+        check_overlap(ImageGrid.from_image(fixed), ImageGrid.from_image(moving))
         with warnings.catch_warnings():
             # ITK's libraries load on first use and warn of their own types meanwhile; where
             # warnings are errors, that one would end the process

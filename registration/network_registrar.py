@@ -14,7 +14,7 @@ from registration.networks.affine_stage import AffineConfig
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig, StageConfig
-from registration.pair_preparation import PreparedPair, prepare_pair
+from registration.pair_preparation import PreparedPair, check_overlap, prepare_pair
 from registration.refinement import ControlPointRefiner, RefinementOptions
 from registration.registrar import Registration
 from registration.transforms import (
@@ -88,6 +88,7 @@ class NetworkRegistrar:
         Raises:
             ValueError: If the images are not of the networks' dimension, or of another size than
                 networks that were built for one.
+            NoOverlapError: If they share no point, and are taken as they lie.
         """
         if fixed.GetDimension() != self.config.dimension:
             raise ValueError(
@@ -101,6 +102,8 @@ class NetworkRegistrar:
             spacing_mm=self.config.spacing_mm,
             initialization=self.config.initialization,
         )
+        if self.config.initialization == "identity":
+            check_overlap(ImageGrid.from_image(fixed), ImageGrid.from_image(moving))
         known = self.config.image_shape
         if known is not None and pair.fixed.shape != known:
             raise ValueError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,10 @@ PERCENTILE_VOXELS = 2**14
 
 ANTI_ALIASING = 0.4
 """Standard deviation of the Gaussian before an image is reduced, in voxels of the result."""
+
+
+class NoOverlapError(RuntimeError):
+    """A pair that cannot be registered as it lies; the message says where each image is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,33 @@ def initial_transform(
     if not np.any(np.abs(shift) > 1e-9):
         return None
     return sitk.TranslationTransform(fixed.dimension, shift.tolist())
+
+
+def check_overlap(fixed: ImageGrid, moving: ImageGrid) -> None:
+    """Refuse images whose boxes along L, P and S share nothing: no method could compare them.
+
+    Raises:
+        NoOverlapError: If so; the message says where each lies.
+    """
+    (low, high), (moving_low, moving_high) = (_bounds_mm(grid) for grid in (fixed, moving))
+    if np.all(np.minimum(high, moving_high) > np.maximum(low, moving_low)):
+        return
+    raise NoOverlapError(
+        "the images do not overlap in physical space: the fixed one lies from "
+        f"{_told(low)} to {_told(high)} mm, the moving one from {_told(moving_low)} to "
+        f"{_told(moving_high)} mm (LPS). Correct the origins in their headers, or take networks "
+        'whose recipe has "initialization": "centers"'
+    )
+
+
+def _bounds_mm(grid: ImageGrid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and greatest LPS coordinates of the field of view, whole voxels counted."""
+    corners = grid.physical_points(list(product(*((-0.5, n - 0.5) for n in grid.size))))
+    return corners.min(axis=0), corners.max(axis=0)
+
+
+def _told(point: NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{value:.4g}' for value in point)})"
 
 
 def on_grid(

@@ -274,9 +274,12 @@ def fixed_points(
         tolerance_mm: Distance at which the search ends.
 
     Returns:
-        LPS mm, shape `(n, d)`; NaN where the transform reaches the point from nowhere.
+        LPS mm, shape `(n, d)`; NaN where the transform reaches the point from nowhere, and for
+        points that are not finite.
     """
     targets = np.asarray(moving_points, dtype=float)
+    # ITK's splines end in an error on NaN
+    targets = np.where(np.isfinite(targets).all(axis=-1, keepdims=True), targets, np.nan)
     if transform.IsLinear():
         homogeneous = np.linalg.inv(affine_matrix(transform))
         return np.asarray(targets @ homogeneous[:-1, :-1].T + homogeneous[:-1, -1])
@@ -315,6 +318,8 @@ def _preimage(
 ) -> NDArray[np.float64]:
     """Damped Newton iteration for one point; NaN if it does not arrive."""
     point = target.copy()
+    if np.isnan(point).any():
+        return point
     residual = np.array(transform.TransformPoint(point.tolist())) - target
     for _ in range(_POINT_ITERATIONS):
         error = float(np.linalg.norm(residual))

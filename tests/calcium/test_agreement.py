@@ -65,6 +65,38 @@ def test_correlation_is_undefined_without_variation(table: list[list[float]]) ->
     assert math.isnan(intraclass_correlations(table).icc_2_1.value)
 
 
+def values(table: list[list[float]]) -> tuple[float, float, float]:
+    icc = intraclass_correlations(table)
+    return icc.icc_1_1.value, icc.icc_2_1.value, icc.icc_3_1.value
+
+
+@pytest.mark.parametrize("table", [[[1.0, 2.0]] * 3, [[0.1, 0.3]] * 3, [[0.1, 0.7]] * 7])
+def test_an_offset_between_raters_alone_is_no_correlation(table: list[list[float]]) -> None:
+    # Mean squares of rows and residuals are 0: ICC(2,1) is 0 / offset, ICC(3,1) is 0 / 0.
+    within = intraclass_correlations(table).icc_1_1.value
+    assert within == pytest.approx(-1.0)
+    one, two, three = values(table)
+    assert (one, two) == (within, 0.0)
+    assert math.isnan(three)
+    assert math.isnan(intraclass_correlations(table).icc_2_1.low)
+
+
+def test_exchanged_scores_have_no_absolute_agreement() -> None:
+    # Mean squares: rows 0, columns 0, residuals 1. ICC(2,1) divides by 0 + 1 + 2 (0 - 1) / 2.
+    one, two, three = values([[1.0, 2.0], [2.0, 1.0]])
+    assert (one, three) == (-1.0, -1.0)
+    assert math.isnan(two)
+
+
+def test_small_differences_of_large_scores_are_no_rounding_errors() -> None:
+    # Rows are 2 x 1e-6, residuals 0.5 x 1e-6 beside 1e8.
+    table = 1e4 + 1e-3 * np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 3.0], [3.0, 4.0]])
+    small = intraclass_correlations(table)
+    plain = intraclass_correlations((table - 1e4) * 1e3)
+    assert small.icc_2_1.value == pytest.approx(plain.icc_2_1.value, abs=1e-6)
+    assert small.icc_3_1.value == pytest.approx(plain.icc_3_1.value, abs=1e-6)
+
+
 @pytest.mark.parametrize("table", [[1.0, 2.0], [[1.0], [2.0]], [[1.0, math.nan], [2.0, 3.0]]])
 def test_incomplete_ratings_are_refused(table: list[float]) -> None:
     with pytest.raises(ValueError, match="ratings must be a finite table"):

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,26 @@ def test_another_cohort_does_not_go_into_the_same_folder(images, finished):
     assert "--fresh" in result.output
 
 
+def test_a_folder_of_results_alone_knows_whose_it_is(images, tmp_path):
+    out, results = tmp_path / "out", ("--keep", "outputs")
+    assert run("build", images, "--out", out, *QUICK, *results).exit_code == 0
+    assert [path.name for path in (out / "work").iterdir()] == ["settings.json"]
+    result = run("build", images / "labels", "--out", out, *QUICK, *results)
+    assert result.exit_code == 2
+    assert "of another cohort" in result.output
+    result = run("build", images, "--out", out, *QUICK, *results)
+    assert result.exit_code == 0
+    assert "nothing is left to do" in result.output
+    result = run("refine", out, images, "--out", tmp_path / "refined")
+    assert result.exit_code == 2
+    assert "--keep work" in result.output
+    shutil.rmtree(out / "work")
+    result = run("build", images, "--out", out, *QUICK, *results)
+    assert result.exit_code == 2
+    assert "cannot be told" in result.output
+    assert not (out / "work").exists()
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
 
@@ -178,9 +199,12 @@ def test_refine_takes_new_subjects_without_the_old_images(images, finished, tmp_
     matrix = known_maps()[4]
     (tmp_path / "new").mkdir()
     sitk.WriteImage(subject(matrix, seed=9), str(tmp_path / "new" / "s9.nii.gz"))
+    shutil.copy(images / "images" / "s2.nii.gz", tmp_path / "new" / "s2.nii.gz")
     out = tmp_path / "out"
     result = run("refine", finished, tmp_path / "new", "--out", out)
     assert result.exit_code == 0, result.output
+    assert "6 subjects of the atlas, 1 new ones" in result.output
+    assert "skipped as known: s2" in result.output
     record = json.loads((out / "atlas.json").read_text())
     assert record["subjects_averaged"] == 7
     assert record["started_from"] == "an atlas"
@@ -189,6 +213,26 @@ def test_refine_takes_new_subjects_without_the_old_images(images, finished, tmp_
         for folder in (finished, out)
     )
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.98
+
+
+def test_refine_needs_every_prepared_subject(images, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "atlas")
+    (tmp_path / "atlas" / "work" / "members" / "s3.json").unlink()
+    result = run("refine", tmp_path / "atlas", images, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "s3" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_refine_refuses_other_people_under_known_ids(images, finished, tmp_path):
+    (tmp_path / "new").mkdir()
+    shutil.copy(images / "images" / "s1.nii.gz", tmp_path / "new" / "s1.nii.gz")
+    shutil.copy(images / "images" / "s3.nii.gz", tmp_path / "new" / "s0.nii.gz")
+    result = run("refine", finished, tmp_path / "new", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    message = "s0 is another image than s0 of ATLAS; give ids in a table"
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,17 @@ def test_a_single_pair_of_zeros_is_described_without_numbers_that_do_not_exist(
     assert len(draw_figures(read_pairs(predicted, reference))) == 5
 
 
+def test_exchanged_scores_leave_a_dash_for_what_is_undefined(tmp_path: Path) -> None:
+    rows = [["x", 10], ["y", 20]]
+    predicted = write_table(tmp_path / "p.csv", ["scan_id", "agatston"], rows)
+    exchanged = [["x", 20], ["y", 10]]
+    reference = write_table(tmp_path / "r.csv", ["scan_id", "agatston"], exchanged)
+    result = invoke(predicted, reference, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    markdown = (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
+    assert "| ICC(2,1), absolute agreement | - |" in markdown
+
+
 @pytest.mark.parametrize(
     ("columns", "rows", "message"),
     [

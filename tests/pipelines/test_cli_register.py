@@ -197,6 +197,19 @@ def test_register_says_what_a_method_needs(pair: tuple[Path, Path], tmp_path: Pa
     assert "There is no registration.json" in done.output
 
 
+def test_images_that_do_not_overlap_are_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    moving = sitk.ReadImage(str(pair[1]))
+    moving.SetOrigin((500.0, 57.0, 803.0))
+    sitk.WriteImage(moving, str(tmp_path / "far.nrrd"))
+    done = invoke(
+        "register", pair[0], tmp_path / "far.nrrd", "--out", tmp_path / "out",
+        "--method", "elastix",
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert "the images do not overlap in physical space" in done.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_elastix_finds_a_shift_and_its_transform_warps_alike(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

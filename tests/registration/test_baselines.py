@@ -144,6 +144,12 @@ def test_a_missing_elastix_is_named_with_its_extra(monkeypatch):
         ElastixRegistrar((AFFINE,)).register(image, image)
 
 
+def test_refuses_images_that_do_not_overlap_before_elastix_is_asked():
+    far = ImageGrid((60, 48), (1.5, 1.0), (500.0, 70.0))
+    with pytest.raises(RuntimeError, match="do not overlap in physical space"):
+        ElastixRegistrar((AFFINE,)).register(OBLIQUE.empty_image(), far.empty_image())
+
+
 def test_refuses_images_of_different_dimensions():
     with pytest.raises(ValueError, match=r"same dimension\. Received: 2 and 3"):
         ElastixRegistrar((AFFINE,)).register(OBLIQUE.empty_image(), OBLIQUE_3D.empty_image())

@@ -121,6 +121,14 @@ def test_working_spacing_and_places_in_space_do_not_matter_to_the_middle():
     assert len(transform_stages(result.transform)) == 2
 
 
+def test_images_far_apart_are_refused_unless_middles_are_brought_together():
+    config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),))
+    registrar = NetworkRegistrar(build_registration(config), config)
+    far = ImageGrid((40, 30), (0.8, 1.7), (400.0, 12.0))
+    with pytest.raises(RuntimeError, match="do not overlap in physical space"):
+        registrar.register(textured(GRIDS[2], 0), textured(far, 1))
+
+
 def test_refinement_makes_the_moved_image_more_alike():
     config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),))
     network = build_registration(config)

@@ -7,6 +7,8 @@ import SimpleITK as sitk
 from registration.geometry import ImageGrid
 from registration.pair_preparation import (
     IntensityScaling,
+    NoOverlapError,
+    check_overlap,
     gray_image,
     initial_transform,
     on_grid,
@@ -122,3 +124,14 @@ def test_gray_images_written_in_colors_are_gray():
     assert found.GetSpacing() == (0.5, 2.0)
     with pytest.raises(ValueError, match=r"or be gray. Received: 3"):
         gray_image(sitk.Compose(gray, gray, gray + 1))
+
+
+def test_images_that_share_no_point_are_told_with_where_they_lie():
+    fixed = ImageGrid((4, 5), (2.0, 1.0), (10.0, -3.0))  # 9 to 17, -3.5 to 1.5
+    turned = (0.0, -1.0, 1.0, 0.0)  # x to y, y to -x: -0.5 to 3.5 above, 0 to -4.5 beside
+    near = ImageGrid((4, 5), (1.0, 1.0), (18.0, 0.0), turned)  # 13.5 to 18.5, -0.5 to 3.5
+    check_overlap(fixed, near)
+    far = ImageGrid((4, 5), (1.0, 1.0), (22.0, 0.0), turned)  # 17.5 to 22.5
+    places = r"\(9, -3\.5\) to \(17, 1\.5\) mm.*\(17\.5, -0\.5\) to \(22\.5, 3\.5\)"
+    with pytest.raises(NoOverlapError, match=rf"do not overlap.*{places}"):
+        check_overlap(fixed, far)

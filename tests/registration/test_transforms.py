@@ -247,3 +247,15 @@ def test_points_that_nothing_maps_to_are_nan():
     folded = sitk.DisplacementFieldTransform(image)
     assert np.isnan(fixed_points(folded, [[8.0, 1.0]])).all()
     np.testing.assert_allclose(fixed_points(folded, [[3.0, 1.0]]), [[3.0, 1.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["shift", "spline"])
+def test_points_that_are_nowhere_stay_nowhere(kind):
+    grid, spacing = GRIDS["oblique"]
+    shift = sitk.TranslationTransform(3, (1.0, 0.0, -2.0))
+    spline = bspline_transform(lattice(grid, spacing, amplitude=0.0), grid, spacing=spacing)
+    transform = {"shift": shift, "spline": composite_transform([shift, spline])}[kind]
+    center = grid.center
+    found = fixed_points(transform, [[np.nan, 1.0, 2.0], [np.inf, 1.0, 2.0], center])
+    assert np.isnan(found[:2]).all()
+    np.testing.assert_allclose(found[2], center - (1.0, 0.0, -2.0), atol=1e-3)
