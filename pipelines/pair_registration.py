@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -38,7 +39,7 @@ MEASURED_VOXELS = 2**22
 
 @dataclass(frozen=True, slots=True)
 class PairMetrics:
-    """What `metrics.json` says.
+    """What `metrics.json` says; there, a measure that is not a number is null.
 
     Args:
         method: Name of the registrar.
@@ -99,7 +100,8 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
         moved=name,
     )
     partial = out / f"partial.{METRICS_NAME}"
-    partial.write_text(json.dumps(asdict(metrics), indent=1) + "\n", encoding="utf-8")
+    values = {name: _or_null(value) for name, value in asdict(metrics).items()}
+    partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, out / METRICS_NAME)
     return metrics
 
@@ -172,6 +174,11 @@ def _check_dimension(transform: sitk.Transform, dimension: int, what: str) -> No
         raise UnusableFile(
             f"the transform has {transform.GetDimension()} axes, {what} has {dimension}"
         )
+
+
+def _or_null(value: object) -> object:
+    """What JSON can hold of a value: it has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _correlation(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float | None:

@@ -86,8 +86,8 @@ class NetworkRegistrar:
             moving: Scalar image to be brought there.
 
         Raises:
-            ValueError: If the images are not of the networks' dimension, or of another size than
-                networks that were built for one.
+            ValueError: If the images are not of the networks' dimension, of another size than
+                networks that were built for one, or hold values that are not numbers.
         """
         if fixed.GetDimension() != self.config.dimension:
             raise ValueError(

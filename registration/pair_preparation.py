@@ -117,6 +117,24 @@ def gray_image(image: sitk.Image) -> sitk.Image:
     return sitk.VectorIndexSelectionCast(image, 0)
 
 
+def check_numbers(image: sitk.Image, name: str) -> None:
+    """Refuse an image with a voxel that is not a number: one is enough to make a transform of none.
+
+    Args:
+        image: Scalar image.
+        name: What the message calls it.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} holds values that are not numbers (NaN or infinite). "
+            "Replace them, for example by the background"
+        )
+
+
 def working_grid(grid: ImageGrid, spacing_mm: Sequence[float] | None) -> ImageGrid:
     """Grid over the same field of view with another spacing.
 
@@ -220,14 +238,15 @@ def prepare_pair(
         initialization: Whether the images are taken as they lie or middle on middle.
 
     Raises:
-        ValueError: If the images differ in dimension or hold vectors.
+        ValueError: If the images differ in dimension, hold vectors, or values that are not numbers.
     """
-    for image in (fixed, moving):
+    for name, image in (("fixed", fixed), ("moving", moving)):
         if image.GetNumberOfComponentsPerPixel() != 1:
             raise ValueError(
                 "images must have one value per voxel. "
                 f"Received: {image.GetNumberOfComponentsPerPixel()}"
             )
+        check_numbers(image, f"the {name} image")
     fixed_grid, moving_grid = ImageGrid.from_image(fixed), ImageGrid.from_image(moving)
     initial = initial_transform(fixed_grid, moving_grid, initialization)
     grid = working_grid(fixed_grid, spacing_mm)

@@ -17,7 +17,13 @@ from registration.augmentation import Augmentation
 from registration.cohort import Cohort, CohortImage
 from registration.geometry import ImageGrid
 from registration.networks.registration_network import RegistrationConfig
-from registration.pair_preparation import gray_image, initial_transform, on_grid, working_grid
+from registration.pair_preparation import (
+    check_numbers,
+    gray_image,
+    initial_transform,
+    on_grid,
+    working_grid,
+)
 
 Batch = dict[str, NDArray[np.float32]]
 """`fixed` and `moving` `(batch, *shape, 2)`, intensity and mask; and what was drawn for them."""
@@ -57,7 +63,8 @@ class ImageCache:
         """The image on its working grid.
 
         Raises:
-            ValueError: If it is not of the networks' dimension or has colors.
+            ValueError: If it is not of the networks' dimension, has colors, or holds values that
+                are not numbers.
         """
         if image not in self._known:
             name = self.folder / f"{self._key(image)}.npy"
@@ -80,6 +87,7 @@ class ImageCache:
 
     def _make(self, image: CohortImage, name: Path) -> None:
         read = _scalar_image(image.path, self.config.dimension)
+        check_numbers(read, image.path.name)
         grid = working_grid(ImageGrid.from_image(read), self.config.spacing_mm)
         scaling = self.config.scaling
         limits = scaling.limits(sitk.GetArrayViewFromImage(read))

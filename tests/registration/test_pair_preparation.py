@@ -114,6 +114,17 @@ def test_pair_is_scaled_by_native_voxels_and_placed_middle_on_middle():
         prepare_pair(fixed, sitk.Compose(moving, moving), scaling=IntensityScaling())
 
 
+@pytest.mark.parametrize("hole", [np.nan, -np.inf])
+def test_an_image_with_holes_is_refused_by_name(hole):
+    whole = np.random.default_rng(1).normal(size=GRID.shape)
+    holed = whole.copy()
+    holed[4, 6, 8] = hole
+    images = {"fixed": GRID.to_image(whole), "moving": GRID.to_image(whole)}
+    for name in images:
+        with pytest.raises(ValueError, match=f"the {name} image holds values that are not numbers"):
+            prepare_pair(**images | {name: GRID.to_image(holed)}, scaling=IntensityScaling())
+
+
 def test_gray_images_written_in_colors_are_gray():
     gray = sitk.Cast(sitk.GetImageFromArray(np.arange(12).reshape(3, 4)), sitk.sitkUInt8)
     gray.SetSpacing((0.5, 2.0))

@@ -125,6 +125,16 @@ def test_masks_and_working_spacing_reach_the_batch(tmp_path):
     assert batch["moving"][0, :, :, 1].min() == 1.0
 
 
+def test_images_with_holes_are_refused_by_name(tmp_path):
+    for name, value in (("a", 10.0), ("b", np.nan)):
+        array = np.arange(160, dtype=np.float32).reshape(10, 16)
+        array[3, 4] = value
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.nrrd"))
+    sampler = PairSampler(read_folder(tmp_path), ImageCache(tmp_path / "c", DIRNET), batch_size=1)
+    with pytest.raises(ValueError, match=r"b\.nrrd holds values that are not numbers"):
+        sampler.single(0)
+
+
 def test_drawn_pose_moves_images_as_scipy_does():
     shape = (20, 26)
     image = gaussian_filter(np.random.default_rng(0).normal(size=shape), 2.0)
