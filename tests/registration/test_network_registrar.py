@@ -13,12 +13,14 @@ from registration.network_registrar import NetworkRegistrar
 from registration.networks.affine_stage import AffineConfig
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig, build_registration
+from registration.objective import Objective
 from registration.pair_preparation import IntensityScaling, prepare_pair
 from registration.refinement import RefinementOptions
 from registration.registration_folder import (
     RegistrationFolderError,
     load_registration,
     save_registration,
+    trained_similarity,
 )
 from registration.transforms import transform_stages
 from registration.transforms_dense import displacement_field_vox
@@ -140,6 +142,32 @@ def test_refinement_makes_the_moved_image_more_alike():
     refined = NetworkRegistrar(network, config, refinement=RefinementOptions(steps=60))
     assert before < 0.9
     assert similarity(refined) > 0.99
+
+
+def test_refinement_goes_on_with_the_similarity_of_the_training(tmp_path):
+    """Of an inverted image, correlation leads away from where mutual information leads."""
+    config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),))
+    grid = GRIDS[2]
+    moving = textured(grid, 2)
+    shift = sitk.TranslationTransform(2, (1.2, -0.9))
+    fixed = sitk.Resample(moving, moving, shift, sitk.sitkLinear)
+    options = {"objective": {"similarity": "nmi", "window": 9, "bending_weight": 0.1}}
+    save_registration(tmp_path, build_registration(config), config, training={"options": options})
+    registrar = load_registration(tmp_path, refinement=RefinementOptions(steps=40))
+    transform = registrar.register(fixed, -moving).transform
+    moved = sitk.Resample(moving, fixed, transform, sitk.sitkLinear)
+    inner = np.s_[4:-4, 4:-4]
+    arrays = [sitk.GetArrayFromImage(image)[inner].ravel() for image in (fixed, moved)]
+    assert np.corrcoef(*arrays)[0, 1] > 0.98
+
+
+def test_the_similarity_of_a_training_is_that_of_its_record():
+    record = {"objective": {"similarity": "lncc", "window": 5, "folding_weight": 1.0}}
+    found = trained_similarity({"training": {"options": record}})
+    assert found == Objective("lncc", window=5)
+    assert trained_similarity({"training": {}}) == Objective()
+    with pytest.raises(RegistrationFolderError, match=r"cannot be refined.*Received: 'sad'"):
+        trained_similarity({"training": {"options": {"objective": {"similarity": "sad"}}}})
 
 
 def test_wrong_dimensions_and_refinements_are_refused():
