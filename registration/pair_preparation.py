@@ -261,9 +261,15 @@ def prepare_pair(
 
 def _smoothed(image: sitk.Image, grid: ImageGrid) -> sitk.Image:
     """Gaussian along the axes that are reduced, none along the others."""
+    own_grid = ImageGrid.from_image(image)
+    # axes may be stored in another order than those of the grid, or point elsewhere: what is wanted
+    # along one of the image is the width that the grid's Gaussian has in that direction. Rounded,
+    # because parallel axes of two files differ in the last digits
+    turn = np.round(grid.direction_matrix.T @ own_grid.direction_matrix, 6)
+    wanted_spacing = np.sqrt(np.sum((turn * np.array(grid.spacing)[:, None]) ** 2, axis=0))
     sigmas = [
         ANTI_ALIASING * wanted if wanted > 1.5 * own and n > 3 else 0.0
-        for own, wanted, n in zip(image.GetSpacing(), grid.spacing, image.GetSize(), strict=True)
+        for own, wanted, n in zip(own_grid.spacing, wanted_spacing, own_grid.size, strict=True)
     ]
     if not any(sigmas):
         return image
