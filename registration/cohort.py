@@ -120,7 +120,8 @@ def read_table(table: Path) -> Cohort:
     `subject`; pairs are then taken in the given direction only.
 
     Raises:
-        ValueError: If neither columns are there, a file is missing, or there is no pair.
+        ValueError: If neither columns are there, a row names no image, a file is missing, or
+            there is no pair.
     """
     with table.open(newline="", encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream))
@@ -209,7 +210,9 @@ def _pairs_within_groups(images: Sequence[CohortImage]) -> Iterator[tuple[int, i
 
 def _image_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
     images = []
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
+        if not row["image"]:
+            raise ValueError(f"row {number} names no image; rows are counted below the header")
         group = row.get("group") or ONE_GROUP
         default = row["image"] if group == ONE_GROUP else group
         image = _image(base, row["image"], row.get("mask"), group, row.get("subject") or default)
@@ -220,18 +223,22 @@ def _image_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
 def _pair_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
     images: list[CohortImage] = []
     pairs = []
-    for number, row in enumerate(rows):
-        subject = row.get("subject") or f"pair {number + 1}"
+    for number, row in enumerate(rows, start=1):
+        subject = row.get("subject") or f"pair {number}"
         for role in ("fixed", "moving"):
+            if not row[role]:
+                raise ValueError(
+                    f"row {number} names no {role} image; rows are counted below the header"
+                )
             mask = row.get(f"{role}_mask")
-            images.append(_image(base, row[role], mask, f"pair {number + 1}", subject))
+            images.append(_image(base, row[role], mask, f"pair {number}", subject))
         pairs.append((len(images) - 2, len(images) - 1))
     return Cohort(tuple(images), tuple(pairs))
 
 
 def _image(base: Path, name: str, mask: str | None, group: str, subject: str) -> CohortImage:
-    paths = [base / entry for entry in (name, mask) if entry]
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"every file of the table must exist. Received: {path}")
-    return CohortImage(paths[0], group, subject, paths[1] if len(paths) > 1 else None)
+    path, mask_path = base / name, base / mask if mask else None
+    for file in (path, mask_path):
+        if file is not None and not file.is_file():
+            raise ValueError(f"every file of the table must exist. Received: {file}")
+    return CohortImage(path, group, subject, mask_path)

@@ -76,6 +76,23 @@ def test_unusable_tables_are_refused(folder):
         read_table(table)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,mask\na-1.png,\n,\n", "row 2 names no image"),
+        ("image,mask\n,b-1.png\na-1.png,\na-2.png,\n", "row 1 names no image"),
+        ("mask,image\nb-1.png\n", "row 1 names no image"),
+        ("fixed,moving\na-1.png,a-2.png\nb-1.png\n", "row 2 names no moving image"),
+        ("fixed,moving,fixed_mask\n,a-2.png,b-1.png\n", "row 1 names no fixed image"),
+    ],
+)
+def test_rows_without_an_image_are_told_by_number(folder, text, message):
+    table = folder / "table.csv"
+    table.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_table(table)
+
+
 def test_split_keeps_subjects_apart_and_is_that_of_the_seed(folder):
     cohort = read_folder(folder, group="[abc]-")
     training, validation = split_subjects(cohort, share=0.34, seed=3)
