@@ -87,7 +87,8 @@ class NetworkRegistrar:
 
         Raises:
             ValueError: If the images are not of the networks' dimension, of another size than
-                networks that were built for one, or hold values that are not numbers.
+                networks that were built for one, too small for their poolings, or hold values
+                that are not numbers.
         """
         if fixed.GetDimension() != self.config.dimension:
             raise ValueError(
@@ -107,6 +108,7 @@ class NetworkRegistrar:
                 f"these networks register images of {_told(known)} voxels (x, y, ...) only: they "
                 f"were built for one size. Received: {_told(pair.fixed.shape)}"
             )
+        self.config.check_shape(pair.fixed.shape, "the fixed image")
         found, last_moving = self._estimate(
             pair.fixed[None, ..., None], pair.moving[None, ..., None]
         )

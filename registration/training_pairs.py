@@ -169,6 +169,7 @@ class PairSampler:
                 f"image_shape {known} of the networks must be that of all images. Received: "
                 f"{first.grid.shape} of {self.cohort.images[fixed].path.name}"
             )
+        self.cache.config.check_shape(first.grid.shape, self.cohort.images[fixed].path.name)
         fixed_pair = np.moveaxis(first.values, 0, -1)
         if transform is None and first.grid == second.grid:
             return fixed_pair, np.moveaxis(second.values, 0, -1)

@@ -144,6 +144,18 @@ def test_refinement_makes_the_moved_image_more_alike():
     assert similarity(refined) > 0.99
 
 
+def test_images_too_small_for_the_poolings_are_refused():
+    config = RegistrationConfig((AffineConfig(3, kernels=2, poolings=3, dense_units=(2,)),))
+    registrar = NetworkRegistrar(build_registration(config), config)
+    thin = ImageGrid((28, 24, 7), (1.0, 1.0, 4.0), (0.0, 0.0, 0.0))
+    just = ImageGrid((8, 24, 8), (1.0, 1.0, 4.0), (0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=r"at least 8 voxels.*; the fixed image has 7 along z"):
+        registrar.register(textured(thin, 0), textured(just, 1))
+    # the moving image is brought to the grid of the fixed one
+    found = registrar.register(textured(just, 0), textured(thin, 1)).transform
+    assert np.isfinite(found.TransformPoint((3.0, 9.0, 8.0))).all()
+
+
 def test_refinement_goes_on_with_the_similarity_of_the_training(tmp_path):
     """Of an inverted image, correlation leads away from where mutual information leads."""
     config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),))

@@ -135,6 +135,13 @@ def test_images_with_holes_are_refused_by_name(tmp_path):
         sampler.single(0)
 
 
+def test_images_too_small_for_the_poolings_are_refused_by_name(folder, tmp_path):
+    config = RegistrationConfig((AffineConfig(2, kernels=4, poolings=3),), spacing_mm=(5.0, 4.0))
+    cache = ImageCache(tmp_path / "cache", config)
+    with pytest.raises(ValueError, match=r"at least 8 voxels.*; s0-0\.png has 6 along x"):
+        PairSampler(read_folder(folder, group=r"s\d"), cache, batch_size=1).single(0)
+
+
 def test_drawn_pose_moves_images_as_scipy_does():
     shape = (20, 26)
     image = gaussian_filter(np.random.default_rng(0).normal(size=shape), 2.0)
