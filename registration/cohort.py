@@ -89,7 +89,7 @@ class Cohort:
 
 
 def read_folder(folder: Path, *, group: str | None = None, subject: str | None = None) -> Cohort:
-    """Every image of a folder and its subfolders.
+    """Every image of a folder and its subfolders, hidden files aside.
 
     Args:
         folder: Where to look.
@@ -101,7 +101,12 @@ def read_folder(folder: Path, *, group: str | None = None, subject: str | None =
     Raises:
         ValueError: If an expression matches nowhere in a path, or there is no pair.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        # macOS puts a file `._name` beside every file on foreign disks
+        if path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".")
+    )
     images = []
     for path in paths:
         name = path.relative_to(folder).as_posix()

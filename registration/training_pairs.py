@@ -63,8 +63,8 @@ class ImageCache:
         """The image on its working grid.
 
         Raises:
-            ValueError: If it is not of the networks' dimension, has colors, or holds values that
-                are not numbers.
+            ValueError: If it cannot be read, is not of the networks' dimension, has colors, or
+                holds values that are not numbers.
         """
         if image not in self._known:
             name = self.folder / f"{self._key(image)}.npy"
@@ -189,7 +189,13 @@ def _padded(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.f
 
 
 def _scalar_image(path: Path, dimension: int) -> sitk.Image:
-    image = gray_image(sitk.ReadImage(str(path)))
+    try:
+        read = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path.name} cannot be read as an image; replace it, or take it out"
+        ) from error
+    image = gray_image(read)
     if image.GetDimension() != dimension:
         raise ValueError(
             f"images must have {dimension} axes. Received: {path.name} with {image.GetDimension()}"

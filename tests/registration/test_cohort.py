@@ -29,6 +29,11 @@ def test_without_groups_any_two_images_of_a_folder_are_paired(folder):
     assert len(cohort.subjects) == 6
 
 
+def test_hidden_files_are_no_images(folder):
+    (folder / "._a-1.png").touch()
+    assert len(read_folder(folder).images) == 6
+
+
 def test_groups_of_a_folder_are_what_the_expression_matches(folder):
     cohort = read_folder(folder, group=r"([abc])-\d")
     assert ("a-1.png", "a-2.png") in named_pairs(cohort)

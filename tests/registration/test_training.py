@@ -142,6 +142,14 @@ def test_images_too_small_for_the_poolings_are_refused_by_name(folder, tmp_path)
         PairSampler(read_folder(folder, group=r"s\d"), cache, batch_size=1).single(0)
 
 
+def test_damaged_images_are_told_by_name(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    sampler = PairSampler(read_folder(tmp_path), ImageCache(tmp_path / "c", DIRNET), batch_size=1)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        sampler.single(0)
+
+
 def test_drawn_pose_moves_images_as_scipy_does():
     shape = (20, 26)
     image = gaussian_filter(np.random.default_rng(0).normal(size=shape), 2.0)
