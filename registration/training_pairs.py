@@ -63,8 +63,8 @@ class ImageCache:
         """The image on its working grid.
 
         Raises:
-            ValueError: If it cannot be read, is not of the networks' dimension, has colors, or
-                holds values that are not numbers.
+            ValueError: If it cannot be read, is not of the networks' dimension, has colors,
+                holds values that are not numbers, or its mask is empty.
         """
         if image not in self._known:
             name = self.folder / f"{self._key(image)}.npy"
@@ -96,6 +96,11 @@ class ImageCache:
         if image.mask is not None:
             drawn = _scalar_image(image.mask, self.config.dimension)
             mask = (on_grid(drawn, grid, labels=True) > 0).astype(np.float32)
+            if not mask.any():
+                raise ValueError(
+                    f"nothing can be learnt from {image.path.name}: its mask is empty where the "
+                    f"image is ({image.mask.name})"
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = name.with_suffix(f".{os.getpid()}.partial.npy")
         np.save(partial, np.stack([values, mask]))

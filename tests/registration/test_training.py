@@ -150,6 +150,18 @@ def test_damaged_images_are_told_by_name(tmp_path):
         sampler.single(0)
 
 
+def test_an_empty_mask_is_told_by_name(tmp_path):
+    for name in ("a", "b"):
+        image = sitk.GetImageFromArray(np.arange(160, dtype=np.uint8).reshape(10, 16))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.png"))
+    sitk.WriteImage(sitk.Image(16, 10, sitk.sitkUInt8), str(tmp_path / "m.png"))
+    (tmp_path / "images.csv").write_text("image,mask\na.png,\nb.png,m.png\n")
+    cohort = read_table(tmp_path / "images.csv")
+    sampler = PairSampler(cohort, ImageCache(tmp_path / "c", DIRNET), batch_size=1)
+    with pytest.raises(ValueError, match=r"b\.png.*its mask is empty.*m\.png"):
+        sampler.single(0)
+
+
 def test_drawn_pose_moves_images_as_scipy_does():
     shape = (20, 26)
     image = gaussian_filter(np.random.default_rng(0).normal(size=shape), 2.0)
