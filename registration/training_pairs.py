@@ -77,11 +77,7 @@ class ImageCache:
 
     def _key(self, image: CohortImage) -> str:
         """Name that changes with the files and with whatever decides their cached form."""
-        files = [
-            (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
-            for path in (image.path, image.mask)
-            if path is not None
-        ]
+        files = [file_state(path) for path in (image.path, image.mask) if path is not None]
         settings = [self.config.spacing_mm, self.config.scaling.to_dict()]
         return hashlib.sha256(json.dumps([files, settings]).encode()).hexdigest()[:24]
 
@@ -191,6 +187,26 @@ def _padded(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.f
     widths = [(n // 2, n - n // 2) for n in missing]
     values = np.pad(images[..., 0], widths, mode="edge")
     return np.stack([values, np.pad(images[..., 1], widths)], axis=-1)
+
+
+def file_state(path: Path, base: Path | None = None) -> tuple[str, int, int]:
+    """Where a file is, its size, and when it was changed, ns: what tells a file that was replaced.
+
+    Args:
+        path: The file, by whatever path.
+        base: Resolved folder below which files are named relative to it.
+
+    Raises:
+        ValueError: If there is no such file.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read; replace it, or take it out") from error
+    place = path.resolve()
+    if base is not None and place.is_relative_to(base):
+        return place.relative_to(base).as_posix(), status.st_size, status.st_mtime_ns
+    return str(place), status.st_size, status.st_mtime_ns
 
 
 def _scalar_image(path: Path, dimension: int) -> sitk.Image:

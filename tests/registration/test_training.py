@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,6 +252,22 @@ def test_a_checkpoint_of_other_options_is_refused(folder, tmp_path):
     trainer(folder, tmp_path, steps=1, evaluate_every=1).train()
     with pytest.raises(ValueError, match="same networks, images and options"):
         trainer(folder, tmp_path, steps=1, evaluate_every=1, seed=9).train()
+
+
+def test_a_training_goes_on_with_the_same_images_by_whatever_path(folder, tmp_path, monkeypatch):
+    trainer(folder, tmp_path / "work", steps=1, evaluate_every=1).train()
+    monkeypatch.chdir(tmp_path)
+    trainer(Path("images"), Path("work"), steps=1, evaluate_every=1).train()
+    # what lies beside the training moves with it
+    (tmp_path / "moved").mkdir()
+    folder.rename(tmp_path / "moved" / "images")
+    (tmp_path / "work").rename(tmp_path / "moved" / "work")
+    folder, work = tmp_path / "moved" / "images", tmp_path / "moved" / "work"
+    trainer(folder, work, steps=1, evaluate_every=1).train()
+    path = folder / "s2-1.png"
+    sitk.WriteImage(sitk.ReadImage(str(path)) // 2, str(path))
+    with pytest.raises(ValueError, match="same networks, images and options"):
+        trainer(folder, work, steps=1, evaluate_every=1).train()
 
 
 def test_a_stage_that_no_longer_improves_ends_early_with_its_best_weights(folder, tmp_path):
