@@ -118,7 +118,9 @@ def _pairs(
         values, inside = resampled(
             read_member(path), dense_transform(transform, mean.grid), mean.grid, counted=True
         )
-        images.append(written(f"member-{name}", tones(values, mean.modality), inside))
+        # of a member that lies beside the mean there is nothing to learn
+        if (inside > 0).any():
+            images.append(written(f"member-{name}", tones(values, mean.modality), inside))
     return Cohort(tuple(images), tuple((0, number) for number in range(1, len(images))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Optimizer steps on this pair after the networks.",
+    help="Optimizer steps on this pair after the networks, on the similarity of their training.",
 )
 @click.option(
     "--refine-bending",
@@ -99,24 +100,30 @@ def _networks(model: Path, refine: int, bending: float, threads: int) -> Registr
     import contextlib
 
     from pipelines.tensorflow_start import prefer_kernels
-    from registration.registration_folder import load_registration, read_registration
+    from registration.registration_folder import (
+        load_registration,
+        read_registration,
+        trained_similarity,
+    )
 
     try:
-        prefer_kernels(read_registration(model).get("registration"))
+        description = read_registration(model)
+        prefer_kernels(description.get("registration"))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from error
     import tensorflow as tf
 
-    from registration.objective import Objective
     from registration.refinement import RefinementOptions
 
     # a TensorFlow that has worked in this process already keeps its threads
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    objective = Objective(bending_weight=bending)
-    options = RefinementOptions(steps=refine, objective=objective) if refine else None
+    options = None
     try:
+        if refine:
+            objective = replace(trained_similarity(description), bending_weight=bending)
+            options = RefinementOptions(steps=refine, objective=objective)
         return load_registration(model, refinement=options)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from error

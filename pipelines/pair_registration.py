@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ MEASURED_VOXELS = 2**22
 
 @dataclass(frozen=True, slots=True)
 class PairMetrics:
-    """What `metrics.json` says.
+    """What `metrics.json` says; there, a measure that is not a number is null.
 
     Args:
         method: Name of the registrar.
@@ -99,7 +100,9 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
         seconds=round(seconds, 4),
         moved=name,
     )
-    write_atomically(out / METRICS_NAME, json.dumps(asdict(metrics), indent=1) + "\n")
+    values = {name: _or_null(value) for name, value in asdict(metrics).items()}
+    text = json.dumps(values, indent=1, allow_nan=False)
+    write_atomically(out / METRICS_NAME, text + "\n")
     return metrics
 
 
@@ -181,6 +184,11 @@ def _check_dimension(transform: sitk.Transform, dimension: int, what: str) -> No
         raise UnusableFile(
             f"the transform has {transform.GetDimension()} axes, {what} has {dimension}"
         )
+
+
+def _or_null(value: object) -> object:
+    """What JSON can hold of a value: it has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _correlation(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float | None:

@@ -19,8 +19,8 @@ def bending_energy(displacement_field: Any, *, spacing_mm: Sequence[float]) -> A
     """Bending energy of a dense field, by central differences inside the border.
 
     Args:
-        displacement_field: Voxels, array axis order, shape `(batch, *shape, d)`, at least
-            three voxels along every axis.
+        displacement_field: Voxels, array axis order, shape `(batch, *shape, d)`. Along axes of
+            fewer than three voxels, as of a single slice, derivatives count as zero.
         spacing_mm: Voxel spacing per array axis (z, y, x), mm.
 
     Returns:
@@ -129,7 +129,7 @@ def _gram_matrix(n_voxels: Any, n_control_points: Any, **spline: Any) -> Any:
 
 
 def _second_difference(field: Any, first: int, second: int) -> Any:
-    """Second derivative per voxel² on the voxels inside the border of every axis."""
+    """Second derivative per voxel² on the voxels inside the border; zero along short axes."""
     if first == second:
         return (
             _shifted(field, {first: 1}) - 2.0 * _shifted(field, {}) + _shifted(field, {first: -1})
@@ -143,6 +143,11 @@ def _shifted(field: Any, shifts: dict[int, int]) -> Any:
     dimension = len(field.shape) - 2
     window: list[slice] = [slice(None)]
     for axis in range(dimension):
-        shift = shifts.get(axis, 0)
-        window.append(slice(1 + shift, -1 + shift or None))
+        length = ops.shape(field)[axis + 1]
+        # an axis too short for an inside is left whole and not shifted, so that all differences
+        # along it are of equal values
+        margin: Any = length >= 3
+        margin = int(margin) if isinstance(length, int) else ops.cast(margin, "int32")
+        first = margin * (1 + shifts.get(axis, 0))
+        window.append(slice(first, first + length - 2 * margin))
     return field[tuple(window)]

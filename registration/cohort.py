@@ -64,18 +64,22 @@ class Cohort:
         """Subjects in alphabetical order."""
         return tuple(sorted({image.subject for image in self.images}))
 
+    def pairs_within(self, subjects: Sequence[str]) -> tuple[tuple[int, int], ...]:
+        """Pairs of which both images are of some subjects; empty if there are none."""
+        wanted = set(subjects)
+        return tuple(
+            (fixed, moving)
+            for fixed, moving in self.pairs
+            if {self.images[fixed].subject, self.images[moving].subject} <= wanted
+        )
+
     def of_subjects(self, subjects: Sequence[str]) -> Cohort:
         """The part of the cohort whose pairs lie within some subjects.
 
         Raises:
             ValueError: If no pair is left.
         """
-        wanted = set(subjects)
-        pairs = [
-            (fixed, moving)
-            for fixed, moving in self.pairs
-            if {self.images[fixed].subject, self.images[moving].subject} <= wanted
-        ]
+        pairs = self.pairs_within(subjects)
         used = sorted({index for pair in pairs for index in pair})
         place = {index: number for number, index in enumerate(used)}
         return Cohort(
@@ -85,7 +89,7 @@ class Cohort:
 
 
 def read_folder(folder: Path, *, group: str | None = None, subject: str | None = None) -> Cohort:
-    """Every image of a folder and its subfolders.
+    """Every image of a folder and its subfolders, hidden files aside.
 
     Args:
         folder: Where to look.
@@ -97,7 +101,12 @@ def read_folder(folder: Path, *, group: str | None = None, subject: str | None =
     Raises:
         ValueError: If an expression matches nowhere in a path, or there is no pair.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        # macOS puts a file `._name` beside every file on foreign disks
+        if path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".")
+    )
     images = []
     for path in paths:
         name = path.relative_to(folder).as_posix()
@@ -116,7 +125,8 @@ def read_table(table: Path) -> Cohort:
     `subject`; pairs are then taken in the given direction only.
 
     Raises:
-        ValueError: If neither columns are there, a file is missing, or there is no pair.
+        ValueError: If neither columns are there, a row names no image, a file is missing, or
+            there is no pair.
     """
     with table.open(newline="", encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream))
@@ -141,23 +151,45 @@ def split_subjects(cohort: Cohort, *, share: float, seed: int) -> tuple[Cohort, 
 
     Returns:
         Training cohort, and validation cohort or `None` if `share` is 0. Pairs between the
-        two sides are dropped.
+        two sides are dropped. Where the share alone would leave a side without pairs, subjects
+        that have none do not count, and as many more as it takes to make a pair validate, or
+        fewer if none would be left to learn from.
 
     Raises:
-        ValueError: If a side is left without pairs.
+        ValueError: If there are too few subjects for pairs on both sides.
     """
     if not 0.0 <= share < 1.0:
         raise ValueError(f"share must lie in [0, 1). Received: {share}")
     if share == 0.0:
         return cohort, None
-    subjects = np.array(cohort.subjects)
-    order = np.random.default_rng([seed, len(subjects)]).permutation(len(subjects))
-    count = max(1, round(share * len(subjects)))
-    if _pairs_cross_subjects(cohort):
-        count = max(2, count)
-    chosen = set(subjects[order[:count]].tolist())
-    rest = [s for s in cohort.subjects if s not in chosen]
-    return cohort.of_subjects(rest), cohort.of_subjects(sorted(chosen))
+    rng = np.random.default_rng([seed, len(cohort.subjects)])
+    order = np.array(cohort.subjects)[rng.permutation(len(cohort.subjects))].tolist()
+    least = 2 if _pairs_cross_subjects(cohort) else 1
+    parts = _parted(cohort, order[: max(least, round(share * len(order)))])
+    if parts is not None:
+        return parts
+    with_pairs = set(cohort.of_subjects(order).subjects)
+    order = [subject for subject in order if subject in with_pairs]
+    count = max(least, round(share * len(order)))
+    for stop in (*range(count, len(order)), *range(min(count, len(order)) - 1, least - 1, -1)):
+        within = cohort.pairs_within(order[:stop])
+        # those that only make up the number are of more use to the training
+        chosen = {cohort.images[index].subject for pair in within for index in pair}
+        parts = _parted(cohort, sorted(chosen))
+        if parts is not None:
+            return parts
+    raise ValueError(
+        "too few subjects to set some aside for validation; give --validation-share 0. "
+        f"Received: {len(order)} subjects with pairs"
+    )
+
+
+def _parted(cohort: Cohort, chosen: Sequence[str]) -> tuple[Cohort, Cohort] | None:
+    """Cohort without some subjects, and of these alone; `None` if either has no pair."""
+    rest = sorted(set(cohort.subjects) - set(chosen))
+    if not cohort.pairs_within(rest) or not cohort.pairs_within(chosen):
+        return None
+    return cohort.of_subjects(rest), cohort.of_subjects(chosen)
 
 
 def _pairs_cross_subjects(cohort: Cohort) -> bool:
@@ -183,7 +215,9 @@ def _pairs_within_groups(images: Sequence[CohortImage]) -> Iterator[tuple[int, i
 
 def _image_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
     images = []
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
+        if not row["image"]:
+            raise ValueError(f"row {number} names no image; rows are counted below the header")
         group = row.get("group") or ONE_GROUP
         default = row["image"] if group == ONE_GROUP else group
         image = _image(base, row["image"], row.get("mask"), group, row.get("subject") or default)
@@ -194,18 +228,22 @@ def _image_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
 def _pair_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
     images: list[CohortImage] = []
     pairs = []
-    for number, row in enumerate(rows):
-        subject = row.get("subject") or f"pair {number + 1}"
+    for number, row in enumerate(rows, start=1):
+        subject = row.get("subject") or f"pair {number}"
         for role in ("fixed", "moving"):
+            if not row[role]:
+                raise ValueError(
+                    f"row {number} names no {role} image; rows are counted below the header"
+                )
             mask = row.get(f"{role}_mask")
-            images.append(_image(base, row[role], mask, f"pair {number + 1}", subject))
+            images.append(_image(base, row[role], mask, f"pair {number}", subject))
         pairs.append((len(images) - 2, len(images) - 1))
     return Cohort(tuple(images), tuple(pairs))
 
 
 def _image(base: Path, name: str, mask: str | None, group: str, subject: str) -> CohortImage:
-    paths = [base / entry for entry in (name, mask) if entry]
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"every file of the table must exist. Received: {path}")
-    return CohortImage(paths[0], group, subject, paths[1] if len(paths) > 1 else None)
+    path, mask_path = base / name, base / mask if mask else None
+    for file in (path, mask_path):
+        if file is not None and not file.is_file():
+            raise ValueError(f"every file of the table must exist. Received: {file}")
+    return CohortImage(path, group, subject, mask_path)

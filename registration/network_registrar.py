@@ -86,8 +86,9 @@ class NetworkRegistrar:
             moving: Scalar image to be brought there.
 
         Raises:
-            ValueError: If the images are not of the networks' dimension, or of another size than
-                networks that were built for one.
+            ValueError: If the images are not of the networks' dimension, of another size than
+                networks that were built for one, too small for their poolings, or hold values
+                that are not numbers.
             NoOverlapError: If they share no point, and are taken as they lie.
         """
         if fixed.GetDimension() != self.config.dimension:
@@ -110,6 +111,7 @@ class NetworkRegistrar:
                 f"these networks register images of {_told(known)} voxels (x, y, ...) only: they "
                 f"were built for one size. Received: {_told(pair.fixed.shape)}"
             )
+        self.config.check_shape(pair.fixed.shape, "the fixed image")
         found, last_moving = self._estimate(
             pair.fixed[None, ..., None], pair.moving[None, ..., None]
         )

@@ -122,6 +122,24 @@ def gray_image(image: sitk.Image) -> sitk.Image:
     return sitk.VectorIndexSelectionCast(image, 0)
 
 
+def check_numbers(image: sitk.Image, name: str) -> None:
+    """Refuse an image with a voxel that is not a number: one is enough to make a transform of none.
+
+    Args:
+        image: Scalar image.
+        name: What the message calls it.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} holds values that are not numbers (NaN or infinite). "
+            "Replace them, for example by the background"
+        )
+
+
 def working_grid(grid: ImageGrid, spacing_mm: Sequence[float] | None) -> ImageGrid:
     """Grid over the same field of view with another spacing.
 
@@ -252,14 +270,15 @@ def prepare_pair(
         initialization: Whether the images are taken as they lie or middle on middle.
 
     Raises:
-        ValueError: If the images differ in dimension or hold vectors.
+        ValueError: If the images differ in dimension, hold vectors, or values that are not numbers.
     """
-    for image in (fixed, moving):
+    for name, image in (("fixed", fixed), ("moving", moving)):
         if image.GetNumberOfComponentsPerPixel() != 1:
             raise ValueError(
                 "images must have one value per voxel. "
                 f"Received: {image.GetNumberOfComponentsPerPixel()}"
             )
+        check_numbers(image, f"the {name} image")
     fixed_grid, moving_grid = ImageGrid.from_image(fixed), ImageGrid.from_image(moving)
     initial = initial_transform(fixed_grid, moving_grid, initialization)
     grid = working_grid(fixed_grid, spacing_mm)
@@ -274,9 +293,15 @@ def prepare_pair(
 
 def _smoothed(image: sitk.Image, grid: ImageGrid) -> sitk.Image:
     """Gaussian along the axes that are reduced, none along the others."""
+    own_grid = ImageGrid.from_image(image)
+    # axes may be stored in another order than those of the grid, or point elsewhere: what is wanted
+    # along one of the image is the width that the grid's Gaussian has in that direction. Rounded,
+    # because parallel axes of two files differ in the last digits
+    turn = np.round(grid.direction_matrix.T @ own_grid.direction_matrix, 6)
+    wanted_spacing = np.sqrt(np.sum((turn * np.array(grid.spacing)[:, None]) ** 2, axis=0))
     sigmas = [
         ANTI_ALIASING * wanted if wanted > 1.5 * own and n > 3 else 0.0
-        for own, wanted, n in zip(image.GetSpacing(), grid.spacing, image.GetSize(), strict=True)
+        for own, wanted, n in zip(own_grid.spacing, wanted_spacing, own_grid.size, strict=True)
     ]
     if not any(sigmas):
         return image

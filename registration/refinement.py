@@ -8,7 +8,7 @@ for images of every size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,8 @@ class RefinementOptions:
         steps: Optimizer steps; 0 leaves the output as it is.
         learning_rate: First step of Adam, voxels of displacement; it falls to a tenth along a
             cosine.
-        objective: What is minimized.
+        objective: What is minimized. By default `load_registration` takes the similarity that
+            the networks were trained with, and everything else NCC.
         displacement_limit: Largest displacement of a control point as a share of the spacing;
             below 0.4 a cubic B-spline in 3-D (0.48 in 2-D) cannot fold. `None` is no limit.
         shrink: Voxels that are averaged to one before, per array axis or the same for all. A step
@@ -49,7 +50,7 @@ class RefinementOptions:
 
     steps: int = 50
     learning_rate: float = 1.0
-    objective: Objective = field(default_factory=Objective)
+    objective: Objective | None = None
     displacement_limit: float | None = None
     shrink: int | tuple[int, ...] = 1
 
@@ -91,6 +92,7 @@ class ControlPointRefiner:
         order: int = 3,
     ) -> None:
         self.options = options
+        self.objective = options.objective or Objective()
         self.shrink = self._shrink(options, spacing)
         # the middle of so many voxels is where the lattice of the shrunk image has its voxel
         self.spacing = tuple(float(s) / k for s, k in zip(spacing, self.shrink, strict=True))
@@ -174,7 +176,7 @@ class ControlPointRefiner:
             border=self.border,
             order=self.order,
         )
-        objective = self.options.objective
+        objective = self.objective
         roughness = objective.roughness(
             field,
             control_points,

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from registration.network_registrar import NetworkRegistrar
     from registration.networks.multi_stage import MultiStageRegistration
     from registration.networks.registration_network import RegistrationConfig
+    from registration.objective import Objective
     from registration.refinement import RefinementOptions
 
 DESCRIPTION_NAME = "registration.json"
@@ -87,6 +89,28 @@ def read_registration(folder: Path) -> dict[str, Any]:
     return description
 
 
+def trained_similarity(description: Mapping[str, Any]) -> Objective:
+    """Similarity that the networks of a folder were trained with, as an objective without weights.
+
+    Args:
+        description: As `read_registration` gives it; NCC if it does not tell of the training.
+
+    Raises:
+        RegistrationFolderError: If the record names a similarity that cannot be.
+    """
+    from registration.objective import Objective
+
+    options = (description.get("training") or {}).get("options") or {}
+    known = options.get("objective") or {}
+    try:
+        return Objective(**{k: known[k] for k in ("similarity", "window") if k in known})
+    except (TypeError, ValueError) as error:
+        raise RegistrationFolderError(
+            f"The registration cannot be refined, as {DESCRIPTION_NAME} does not tell what it was "
+            f"trained with: {error}"
+        ) from error
+
+
 def load_registration(
     folder: Path, *, refinement: RefinementOptions | None = None
 ) -> NetworkRegistrar:
@@ -94,7 +118,9 @@ def load_registration(
 
     Args:
         folder: As `save_registration` writes it.
-        refinement: Optimizer steps per pair after the networks.
+        refinement: Optimizer steps per pair after the networks. Options without an objective
+            take the similarity that the networks were trained with: another one can lead
+            away from what they found.
 
     Raises:
         RegistrationFolderError: If description or weights are missing, changed, or do not fit.
@@ -120,6 +146,8 @@ def load_registration(
             f"The settings in {folder / DESCRIPTION_NAME} do not fit its weights or this version "
             f"of the program: {error}"
         ) from error
+    if refinement is not None and refinement.objective is None:
+        refinement = replace(refinement, objective=trained_similarity(description))
     return NetworkRegistrar(
         network, config, name=str(description.get("name", folder.name)), refinement=refinement
     )

@@ -20,7 +20,7 @@ from registration.cohort import Cohort
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig, build_registration
 from registration.objective import Objective
-from registration.training_pairs import Batch, ImageCache, PairSampler
+from registration.training_pairs import Batch, ImageCache, PairSampler, file_state
 from registration.training_step import StageObjective, StageStep
 
 CHECKPOINT_NAME = "checkpoint.npz"
@@ -230,8 +230,14 @@ class RegistrationTrainer:
 
     def _key(self, training: Cohort, validation: Cohort | None) -> str:
         """Digest of whatever decides the weights."""
+        # images that were made for the training lie beside it, and may be moved together with it
+        base = self.folder.resolve().parent
         cohorts = [
-            [[str(i.path), str(i.mask), i.group] for i in cohort.images] + [list(cohort.pairs)]
+            [
+                [file_state(i.path, base), i.mask and file_state(i.mask, base), i.group]
+                for i in cohort.images
+            ]
+            + [list(cohort.pairs)]
             for cohort in (training, validation)
             if cohort is not None
         ]
@@ -317,8 +323,9 @@ class _State:
             described = json.loads(str(data["state"]))
             if described["key"] != self.key:
                 raise ValueError(
-                    "the checkpoint must belong to the same networks, images and options; "
-                    f"train into another folder instead. Received: {path}"
+                    "the checkpoint must belong to the same networks, images and options, and no "
+                    "image may have been changed since; train into another folder instead. "
+                    f"Received: {path}"
                 )
             names = sorted(set(data.files) - {"state"})
             groups = {k: [data[n] for n in names if n[0] == k] for k in "wmbo"}

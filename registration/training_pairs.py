@@ -17,7 +17,13 @@ from registration.augmentation import Augmentation
 from registration.cohort import Cohort, CohortImage
 from registration.geometry import ImageGrid
 from registration.networks.registration_network import RegistrationConfig
-from registration.pair_preparation import gray_image, initial_transform, on_grid, working_grid
+from registration.pair_preparation import (
+    check_numbers,
+    gray_image,
+    initial_transform,
+    on_grid,
+    working_grid,
+)
 
 Batch = dict[str, NDArray[np.float32]]
 """`fixed` and `moving` `(batch, *shape, 2)`, intensity and mask; and what was drawn for them."""
@@ -57,7 +63,8 @@ class ImageCache:
         """The image on its working grid.
 
         Raises:
-            ValueError: If it is not of the networks' dimension or has colors.
+            ValueError: If it cannot be read, is not of the networks' dimension, has colors,
+                holds values that are not numbers, or its mask is empty.
         """
         if image not in self._known:
             name = self.folder / f"{self._key(image)}.npy"
@@ -70,16 +77,13 @@ class ImageCache:
 
     def _key(self, image: CohortImage) -> str:
         """Name that changes with the files and with whatever decides their cached form."""
-        files = [
-            (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
-            for path in (image.path, image.mask)
-            if path is not None
-        ]
+        files = [file_state(path) for path in (image.path, image.mask) if path is not None]
         settings = [self.config.spacing_mm, self.config.scaling.to_dict()]
         return hashlib.sha256(json.dumps([files, settings]).encode()).hexdigest()[:24]
 
     def _make(self, image: CohortImage, name: Path) -> None:
         read = _scalar_image(image.path, self.config.dimension)
+        check_numbers(read, image.path.name)
         grid = working_grid(ImageGrid.from_image(read), self.config.spacing_mm)
         scaling = self.config.scaling
         limits = scaling.limits(sitk.GetArrayViewFromImage(read))
@@ -88,6 +92,11 @@ class ImageCache:
         if image.mask is not None:
             drawn = _scalar_image(image.mask, self.config.dimension)
             mask = (on_grid(drawn, grid, labels=True) > 0).astype(np.float32)
+            if not mask.any():
+                raise ValueError(
+                    f"nothing can be learnt from {image.path.name}: its mask is empty where the "
+                    f"image is ({image.mask.name})"
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = name.with_suffix(f".{os.getpid()}.partial.npy")
         np.save(partial, np.stack([values, mask]))
@@ -161,6 +170,7 @@ class PairSampler:
                 f"image_shape {known} of the networks must be that of all images. Received: "
                 f"{first.grid.shape} of {self.cohort.images[fixed].path.name}"
             )
+        self.cache.config.check_shape(first.grid.shape, self.cohort.images[fixed].path.name)
         fixed_pair = np.moveaxis(first.values, 0, -1)
         if transform is None and first.grid == second.grid:
             return fixed_pair, np.moveaxis(second.values, 0, -1)
@@ -179,8 +189,34 @@ def _padded(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.f
     return np.stack([values, np.pad(images[..., 1], widths)], axis=-1)
 
 
+def file_state(path: Path, base: Path | None = None) -> tuple[str, int, int]:
+    """Where a file is, its size, and when it was changed, ns: what tells a file that was replaced.
+
+    Args:
+        path: The file, by whatever path.
+        base: Resolved folder below which files are named relative to it.
+
+    Raises:
+        ValueError: If there is no such file.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read; replace it, or take it out") from error
+    place = path.resolve()
+    if base is not None and place.is_relative_to(base):
+        return place.relative_to(base).as_posix(), status.st_size, status.st_mtime_ns
+    return str(place), status.st_size, status.st_mtime_ns
+
+
 def _scalar_image(path: Path, dimension: int) -> sitk.Image:
-    image = gray_image(sitk.ReadImage(str(path)))
+    try:
+        read = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path.name} cannot be read as an image; replace it, or take it out"
+        ) from error
+    image = gray_image(read)
     if image.GetDimension() != dimension:
         raise ValueError(
             f"images must have {dimension} axes. Received: {path.name} with {image.GetDimension()}"

@@ -125,11 +125,12 @@ def integrate_velocity(velocity_field: Any, *, steps: int = 7) -> Any:
 def jacobian_determinant(displacement_field: Any) -> Any:
     """Determinant of the Jacobian of `x + u(x)`: below zero where the map folds.
 
-    Central differences inside, one-sided at the border. The determinant does not depend on
-    the voxel spacing: displacements in voxels, or in mm divided by the spacing, agree.
+    Central differences inside, one-sided at the border, zero along an axis of one voxel. The
+    determinant does not depend on the voxel spacing: displacements in voxels, or in mm divided
+    by the spacing, agree.
 
     Args:
-        displacement_field: Voxels, shape `(batch, *shape, d)`, at least 2 voxels per axis.
+        displacement_field: Voxels, shape `(batch, *shape, d)`.
 
     Returns:
         Shape `(batch, *shape)`, 1 where the field is constant.
@@ -170,11 +171,14 @@ def _difference(field: Any, axis: int) -> Any:
     Of slices, whose gradient is a padding: that of taken rows is a sum over indices.
     """
 
-    def part(start: int | None, stop: int | None) -> Any:
+    def part(start: Any, stop: Any) -> Any:
         return field[(*[slice(None)] * axis, slice(start, stop))]
 
     inner = 0.5 * (part(2, None) - part(None, -2))
-    borders = part(1, 2) - part(None, 1), part(-1, None) - part(-2, -1)
+    # of a single voxel, the first one again, and nothing for the rest
+    length = ops.shape(field)[axis]
+    second: Any = min(1, length - 1) if isinstance(length, int) else ops.minimum(1, length - 1)
+    borders = part(second, second + 1) - part(None, 1), part(-1, None) - part(-2, -1)
     return ops.concatenate([borders[0], inner, borders[1]], axis=axis)
 
 

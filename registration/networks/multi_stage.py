@@ -10,6 +10,7 @@ import keras
 from registration.warping import compose, warp
 
 
+@keras.saving.register_keras_serializable(package="registration")
 class MultiStageRegistration(keras.Model):
     """Registers a pair through successive networks, the moving image interpolated once.
 
@@ -54,6 +55,18 @@ class MultiStageRegistration(keras.Model):
         self.composition = composition
         # stages made of known layers need no first call before weights can be read
         self.built = all(stage.built for stage in self.stages)
+
+    def get_config(self) -> dict[str, Any]:
+        stages = [keras.saving.serialize_keras_object(stage) for stage in self.stages]
+        return {**super().get_config(), "stages": stages, "composition": self.composition}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        stages = [
+            keras.saving.deserialize_keras_object(stage, custom_objects=custom_objects)
+            for stage in config["stages"]
+        ]
+        return cls(**{**config, "stages": stages})
 
     def call(self, inputs: Any) -> dict[str, Any]:
         """Register a batch of pairs."""

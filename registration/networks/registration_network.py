@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -73,6 +73,30 @@ class RegistrationConfig:
     def network_shape(self) -> tuple[int | None, ...]:
         """Spatial shape that networks are traced for, array order: unknown sizes, as a rule."""
         return self.image_shape or (None,) * self.dimension
+
+    @property
+    def least_size(self) -> int:
+        """Voxels that an image needs along every axis: fewer are pooled to nothing."""
+        affine = [stage for stage in self.stages if isinstance(stage, AffineConfig)]
+        return max((2**stage.poolings for stage in affine), default=1)
+
+    def check_shape(self, shape: Sequence[int], name: str) -> None:
+        """Refuse an image of which the poolings of an affine stage would leave nothing.
+
+        Args:
+            shape: Spatial shape on the working grid, array order.
+            name: What the message calls the image.
+
+        Raises:
+            ValueError: If an axis is too short.
+        """
+        for axis, count in zip("xyz", reversed(shape), strict=False):
+            if count < self.least_size:
+                where = "" if self.spacing_mm is None else " at the networks' working spacing"
+                raise ValueError(
+                    f"images must have at least {self.least_size} voxels along every axis{where}; "
+                    f"{name} has {count} along {axis}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

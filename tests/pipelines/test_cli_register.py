@@ -73,6 +73,19 @@ def test_moved_image_keeps_format_and_type_and_lies_on_the_fixed_one(
     assert {path.name for path in out.iterdir()} == {"moved.nrrd", "transform.tfm", "metrics.json"}
 
 
+def test_measures_that_are_no_numbers_are_null(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    fixed = sitk.Cast(sitk.ReadImage(str(pair[0])), sitk.sitkFloat32)
+    fixed[3, 4, 5] = float("nan")
+    sitk.WriteImage(fixed, str(tmp_path / "holed.nrrd"))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    register_files(tmp_path / "holed.nrrd", pair[1], tmp_path / "out", ShiftRegistrar())
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["ncc_after"] is None
+
+
 @pytest.fixture
 def shift(tmp_path: Path) -> Path:
     sitk.WriteTransform(sitk.TranslationTransform(3, SHIFT_MM), str(tmp_path / "shift.tfm"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -27,6 +28,27 @@ def test_a_squared_ramp_has_energy_four_per_component():
     field[0, ..., 1] = x[..., 2] ** 2
     energy = ops.convert_to_numpy(bending_energy(field, spacing_mm=(1.0, 1.0, 1.0)))
     np.testing.assert_allclose(energy, [2.0**2])
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+@pytest.mark.parametrize("thickness", [1, 2])
+def test_a_stack_of_one_slice_bends_as_the_slice(thickness, is_traced):
+    rng = np.random.default_rng(1)
+    slice_field = rng.normal(size=(1, 8, 9, 2)).astype(np.float32)
+    field = np.zeros((1, thickness, 8, 9, 3), np.float32)
+    field[..., 1:] = slice_field[:, None]
+
+    def energy(u):
+        return bending_energy(u, spacing_mm=(5.0, 1.0, 0.5))
+
+    if is_traced:
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("shapes are unknown in the graphs of TensorFlow alone")
+        import tensorflow as tf
+
+        energy = tf.function(energy, input_signature=[tf.TensorSpec((None,) * 4 + (3,))])
+    expected = ops.convert_to_numpy(bending_energy(slice_field, spacing_mm=(1.0, 0.5)))
+    np.testing.assert_allclose(ops.convert_to_numpy(energy(field)), expected, rtol=1e-5)
 
 
 def test_energy_is_in_millimetres_and_mixed_terms_count_twice():

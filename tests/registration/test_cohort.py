@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from registration.cohort import read_folder, read_table, split_subjects
+from registration.cohort import Cohort, CohortImage, read_folder, read_table, split_subjects
 
 
 @pytest.fixture
@@ -24,6 +27,11 @@ def test_without_groups_any_two_images_of_a_folder_are_paired(folder):
     assert len(cohort.images) == 6
     assert len(cohort.pairs) == 6 * 5
     assert len(cohort.subjects) == 6
+
+
+def test_hidden_files_are_no_images(folder):
+    (folder / "._a-1.png").touch()
+    assert len(read_folder(folder).images) == 6
 
 
 def test_groups_of_a_folder_are_what_the_expression_matches(folder):
@@ -73,6 +81,23 @@ def test_unusable_tables_are_refused(folder):
         read_table(table)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,mask\na-1.png,\n,\n", "row 2 names no image"),
+        ("image,mask\n,b-1.png\na-1.png,\na-2.png,\n", "row 1 names no image"),
+        ("mask,image\nb-1.png\n", "row 1 names no image"),
+        ("fixed,moving\na-1.png,a-2.png\nb-1.png\n", "row 2 names no moving image"),
+        ("fixed,moving,fixed_mask\n,a-2.png,b-1.png\n", "row 1 names no fixed image"),
+    ],
+)
+def test_rows_without_an_image_are_told_by_number(folder, text, message):
+    table = folder / "table.csv"
+    table.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_table(table)
+
+
 def test_split_keeps_subjects_apart_and_is_that_of_the_seed(folder):
     cohort = read_folder(folder, group="[abc]-")
     training, validation = split_subjects(cohort, share=0.34, seed=3)
@@ -92,3 +117,81 @@ def test_pairs_between_subjects_leave_two_for_validation(folder):
     assert len(validation.subjects) == 2
     assert len(validation.pairs) == 2
     assert len(training.pairs) == 4 * 3
+
+
+def grouped(groups, subjects=None):
+    """Cohort of images by group and subject, in letters: any two of a group make a pair."""
+    images = [
+        CohortImage(Path(f"{n}.png"), group, subject)
+        for n, (group, subject) in enumerate(zip(groups, subjects or groups, strict=True))
+    ]
+    pairs = [
+        (a, b)
+        for a in range(len(images))
+        for b in range(len(images))
+        if a != b and groups[a] == groups[b]
+    ]
+    return Cohort(tuple(images), tuple(pairs))
+
+
+def first_permuted(cohort, share, seed):
+    """Split that trainings were made with: the first subjects in permuted order, come what may."""
+    subjects = np.array(cohort.subjects)
+    order = np.random.default_rng([seed, len(subjects)]).permutation(len(subjects))
+    count = max(1, round(share * len(subjects)))
+    if all(cohort.images[a].subject != cohort.images[b].subject for a, b in cohort.pairs):
+        count = max(2, count)
+    chosen = subjects[order[:count]].tolist()
+    rest = [s for s in cohort.subjects if s not in chosen]
+    return cohort.of_subjects(rest), cohort.of_subjects(sorted(chosen))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+@pytest.mark.parametrize(
+    "cohort",
+    [
+        grouped("a" * 9, "ihgfedcba"),
+        grouped("aabbccddee"),
+        grouped("aabbccdef"),
+        grouped("aaaabbbbcccc", "abcdefghijkl"),
+        grouped("aaabbbccc", "aabccdeef"),
+    ],
+)
+def test_a_split_with_pairs_on_both_sides_stays_that_of_its_seed(cohort, share):
+    kept = 0
+    for seed in range(20):
+        split = split_subjects(cohort, share=share, seed=seed)
+        try:
+            expected = first_permuted(cohort, share, seed)
+        except ValueError:
+            continue
+        kept += 1
+        assert split == expected
+    assert kept > 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "subjects"),
+    [
+        ("aabbcdef", None),
+        ("aabb", "abcd"),
+        ("aaaa", "abcd"),
+        ("aaabb", "abbcc"),
+        ("aabbc", "aabbz"),
+    ],
+)
+def test_both_sides_of_a_split_hold_pairs_wherever_they_can(groups, subjects):
+    cohort = grouped(groups, subjects)
+    for seed in range(20):
+        training, validation = split_subjects(cohort, share=0.1, seed=seed)
+        assert validation is not None
+        assert training.pairs
+        assert validation.pairs
+        assert not set(training.subjects) & set(validation.subjects)
+    assert split_subjects(cohort, share=0.9, seed=0)[0].pairs
+
+
+@pytest.mark.parametrize(("groups", "subjects"), [("aa", "ab"), ("aaa", "abc"), ("aaaa", "aaaa")])
+def test_too_few_subjects_are_told(groups, subjects):
+    with pytest.raises(ValueError, match=r"too few subjects.*give --validation-share 0"):
+        split_subjects(grouped(groups, subjects), share=0.1, seed=0)

@@ -7,7 +7,10 @@ from keras import ops
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from registration.layers.affine_field import AffineField
+from registration.networks.affine_stage import AffineConfig
+from registration.networks.deformable_network import DeformableConfig
 from registration.networks.multi_stage import MultiStageRegistration
+from registration.networks.registration_network import RegistrationConfig, build_registration
 from registration.warping import warp
 from tests.registration.check_layer import check_layer
 
@@ -52,6 +55,21 @@ def test_only_the_chosen_stage_is_trained():
     assert model.trainable_weights == []
     model.freeze_all_but(0)
     assert len(model.trainable_weights) == 2
+
+
+@pytest.mark.parametrize("composition", ["compose", "add"])
+def test_a_saved_registration_is_the_same_when_it_is_loaded(tmp_path, composition):
+    stages = (AffineConfig(2, kernels=2, poolings=1), DeformableConfig((2, 2), kernels=2))
+    model = build_registration(RegistrationConfig(stages, composition=composition))
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        weight.assign(rng.normal(0.0, 0.2, weight.shape))
+    pair = [texture((16, 20), seed) for seed in (1, 2)]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected, found = (m(pair)["displacement_field"] for m in (model, loaded))
+    assert np.abs(expected).max() > 0.3
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_affine_field_keeps_the_layer_contract(tmp_path):

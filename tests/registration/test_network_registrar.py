@@ -13,12 +13,14 @@ from registration.network_registrar import NetworkRegistrar
 from registration.networks.affine_stage import AffineConfig
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig, build_registration
+from registration.objective import Objective
 from registration.pair_preparation import IntensityScaling, prepare_pair
 from registration.refinement import RefinementOptions
 from registration.registration_folder import (
     RegistrationFolderError,
     load_registration,
     save_registration,
+    trained_similarity,
 )
 from registration.transforms import transform_stages
 from registration.transforms_dense import displacement_field_vox
@@ -148,6 +150,44 @@ def test_refinement_makes_the_moved_image_more_alike():
     refined = NetworkRegistrar(network, config, refinement=RefinementOptions(steps=60))
     assert before < 0.9
     assert similarity(refined) > 0.99
+
+
+def test_images_too_small_for_the_poolings_are_refused():
+    config = RegistrationConfig((AffineConfig(3, kernels=2, poolings=3, dense_units=(2,)),))
+    registrar = NetworkRegistrar(build_registration(config), config)
+    thin = ImageGrid((28, 24, 7), (1.0, 1.0, 4.0), (0.0, 0.0, 0.0))
+    just = ImageGrid((8, 24, 8), (1.0, 1.0, 4.0), (0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=r"at least 8 voxels.*; the fixed image has 7 along z"):
+        registrar.register(textured(thin, 0), textured(just, 1))
+    # the moving image is brought to the grid of the fixed one
+    found = registrar.register(textured(just, 0), textured(thin, 1)).transform
+    assert np.isfinite(found.TransformPoint((3.0, 9.0, 8.0))).all()
+
+
+def test_refinement_goes_on_with_the_similarity_of_the_training(tmp_path):
+    """Of an inverted image, correlation leads away from where mutual information leads."""
+    config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),))
+    grid = GRIDS[2]
+    moving = textured(grid, 2)
+    shift = sitk.TranslationTransform(2, (1.2, -0.9))
+    fixed = sitk.Resample(moving, moving, shift, sitk.sitkLinear)
+    options = {"objective": {"similarity": "nmi", "window": 9, "bending_weight": 0.1}}
+    save_registration(tmp_path, build_registration(config), config, training={"options": options})
+    registrar = load_registration(tmp_path, refinement=RefinementOptions(steps=40))
+    transform = registrar.register(fixed, -moving).transform
+    moved = sitk.Resample(moving, fixed, transform, sitk.sitkLinear)
+    inner = np.s_[4:-4, 4:-4]
+    arrays = [sitk.GetArrayFromImage(image)[inner].ravel() for image in (fixed, moved)]
+    assert np.corrcoef(*arrays)[0, 1] > 0.98
+
+
+def test_the_similarity_of_a_training_is_that_of_its_record():
+    record = {"objective": {"similarity": "lncc", "window": 5, "folding_weight": 1.0}}
+    found = trained_similarity({"training": {"options": record}})
+    assert found == Objective("lncc", window=5)
+    assert trained_similarity({"training": {}}) == Objective()
+    with pytest.raises(RegistrationFolderError, match=r"cannot be refined.*Received: 'sad'"):
+        trained_similarity({"training": {"options": {"objective": {"similarity": "sad"}}}})
 
 
 def test_wrong_dimensions_and_refinements_are_refused():

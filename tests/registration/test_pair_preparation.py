@@ -105,6 +105,15 @@ def test_reducing_an_image_averages_noise_away():
     assert coarse.var() == pytest.approx(0.03, rel=0.4)
 
 
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 2, 0), (0, 2, 1)])
+def test_an_image_is_smoothed_alike_however_its_axes_are_stored(order):
+    """The same voxels at the same places, cut sagittally or axially, are the same image."""
+    image = GRID.to_image(np.random.default_rng(2).normal(size=GRID.shape))
+    turned = sitk.Flip(sitk.PermuteAxes(image, order), (True, False, True))
+    grid = working_grid(GRID, (3.6, 1.4, 6.0))
+    np.testing.assert_allclose(on_grid(turned, grid), on_grid(image, grid), atol=1e-5)
+
+
 def test_pair_is_scaled_by_native_voxels_and_placed_middle_on_middle():
     fixed = GRID.to_image(np.random.default_rng(1).normal(size=GRID.shape))
     elsewhere = ImageGrid(GRID.size, GRID.spacing, (500.0, 0.0, 0.0), GRID.direction)
@@ -114,6 +123,17 @@ def test_pair_is_scaled_by_native_voxels_and_placed_middle_on_middle():
     np.testing.assert_allclose(pair.fixed, pair.moving, atol=1e-4)
     with pytest.raises(ValueError, match="one value per voxel"):
         prepare_pair(fixed, sitk.Compose(moving, moving), scaling=IntensityScaling())
+
+
+@pytest.mark.parametrize("hole", [np.nan, -np.inf])
+def test_an_image_with_holes_is_refused_by_name(hole):
+    whole = np.random.default_rng(1).normal(size=GRID.shape)
+    holed = whole.copy()
+    holed[4, 6, 8] = hole
+    images = {"fixed": GRID.to_image(whole), "moving": GRID.to_image(whole)}
+    for name in images:
+        with pytest.raises(ValueError, match=f"the {name} image holds values that are not numbers"):
+            prepare_pair(**images | {name: GRID.to_image(holed)}, scaling=IntensityScaling())
 
 
 def test_gray_images_written_in_colors_are_gray():

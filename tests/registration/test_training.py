@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +126,43 @@ def test_masks_and_working_spacing_reach_the_batch(tmp_path):
     assert batch["moving"][0, :, :, 1].min() == 1.0
 
 
+def test_images_with_holes_are_refused_by_name(tmp_path):
+    for name, value in (("a", 10.0), ("b", np.nan)):
+        array = np.arange(160, dtype=np.float32).reshape(10, 16)
+        array[3, 4] = value
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.nrrd"))
+    sampler = PairSampler(read_folder(tmp_path), ImageCache(tmp_path / "c", DIRNET), batch_size=1)
+    with pytest.raises(ValueError, match=r"b\.nrrd holds values that are not numbers"):
+        sampler.single(0)
+
+
+def test_images_too_small_for_the_poolings_are_refused_by_name(folder, tmp_path):
+    config = RegistrationConfig((AffineConfig(2, kernels=4, poolings=3),), spacing_mm=(5.0, 4.0))
+    cache = ImageCache(tmp_path / "cache", config)
+    with pytest.raises(ValueError, match=r"at least 8 voxels.*; s0-0\.png has 6 along x"):
+        PairSampler(read_folder(folder, group=r"s\d"), cache, batch_size=1).single(0)
+
+
+def test_damaged_images_are_told_by_name(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    sampler = PairSampler(read_folder(tmp_path), ImageCache(tmp_path / "c", DIRNET), batch_size=1)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        sampler.single(0)
+
+
+def test_an_empty_mask_is_told_by_name(tmp_path):
+    for name in ("a", "b"):
+        image = sitk.GetImageFromArray(np.arange(160, dtype=np.uint8).reshape(10, 16))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.png"))
+    sitk.WriteImage(sitk.Image(16, 10, sitk.sitkUInt8), str(tmp_path / "m.png"))
+    (tmp_path / "images.csv").write_text("image,mask\na.png,\nb.png,m.png\n")
+    cohort = read_table(tmp_path / "images.csv")
+    sampler = PairSampler(cohort, ImageCache(tmp_path / "c", DIRNET), batch_size=1)
+    with pytest.raises(ValueError, match=r"b\.png.*its mask is empty.*m\.png"):
+        sampler.single(0)
+
+
 def test_drawn_pose_moves_images_as_scipy_does():
     shape = (20, 26)
     image = gaussian_filter(np.random.default_rng(0).normal(size=shape), 2.0)
@@ -214,6 +252,22 @@ def test_a_checkpoint_of_other_options_is_refused(folder, tmp_path):
     trainer(folder, tmp_path, steps=1, evaluate_every=1).train()
     with pytest.raises(ValueError, match="same networks, images and options"):
         trainer(folder, tmp_path, steps=1, evaluate_every=1, seed=9).train()
+
+
+def test_a_training_goes_on_with_the_same_images_by_whatever_path(folder, tmp_path, monkeypatch):
+    trainer(folder, tmp_path / "work", steps=1, evaluate_every=1).train()
+    monkeypatch.chdir(tmp_path)
+    trainer(Path("images"), Path("work"), steps=1, evaluate_every=1).train()
+    # what lies beside the training moves with it
+    (tmp_path / "moved").mkdir()
+    folder.rename(tmp_path / "moved" / "images")
+    (tmp_path / "work").rename(tmp_path / "moved" / "work")
+    folder, work = tmp_path / "moved" / "images", tmp_path / "moved" / "work"
+    trainer(folder, work, steps=1, evaluate_every=1).train()
+    path = folder / "s2-1.png"
+    sitk.WriteImage(sitk.ReadImage(str(path)) // 2, str(path))
+    with pytest.raises(ValueError, match="same networks, images and options"):
+        trainer(folder, work, steps=1, evaluate_every=1).train()
 
 
 def test_a_stage_that_no_longer_improves_ends_early_with_its_best_weights(folder, tmp_path):

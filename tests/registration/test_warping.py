@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -105,6 +106,24 @@ def test_jacobian_of_an_affine_map_is_its_determinant(dimension):
     determinant = ops.convert_to_numpy(jacobian_determinant(field))
     assert determinant.shape == (1, *shape)
     np.testing.assert_allclose(determinant, np.linalg.det(matrix), rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_nothing_changes_along_an_axis_of_one_voxel(is_traced):
+    slice_field = np.random.default_rng(3).normal(size=(2, 7, 6, 2)).astype(np.float32)
+    field = np.zeros((2, 1, 7, 6, 3), np.float32)
+    field[..., 1:] = slice_field[:, None]
+    determinants = jacobian_determinant
+    if is_traced:
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("shapes are unknown in the graphs of TensorFlow alone")
+        import tensorflow as tf
+
+        traced = tf.TensorSpec((None, None, None, None, 3))
+        determinants = tf.function(jacobian_determinant, input_signature=[traced])
+    found = ops.convert_to_numpy(determinants(field))[:, 0]
+    expected = ops.convert_to_numpy(jacobian_determinant(slice_field))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_mirrored_axis_has_a_negative_jacobian():
