@@ -18,12 +18,8 @@ from calcium.simulation.placement import TissueMap
 from calcium.simulation.plaques import interpolate_path, nodule, smeared, tube
 from registration.geometry import transform_points
 
-STRUCTURE_DISTANCE_MM = 5.0
+OSTIUM_DISTANCE_MM = 5.0
 """Distractors of named structures keep this far from courses [mm]: nearer, nobody can tell."""
-
-OSTIUM_DISTANCE_MM = 3.0
-"""Calcium of the aortic wall may come this near to courses [mm]: real plates lie at the ostia, and
-their shape, along the wall, tells them apart."""
 
 COURSE_DISTANCE_MM = 12.0
 """Calcium of no named structure keeps this far from annotated courses [mm].
@@ -34,14 +30,6 @@ it would teach that plaque does not count off the few courses that are annotated
 
 AORTA_SHARES = {"ascending": 0.45, "arch": 0.15, "descending": 0.35}
 """Share of patients with wall calcium in a part of the aorta (own choice)."""
-
-HEART_REACH = 1.1
-"""Calcium of no named structure stays outside this many heart radii, muscle's aside. In life what
-calcifies within is coronary, aortic, valvular or annular; of the pericardium and of nodes nearer
-than that nothing is drawn."""
-
-MUSCLE_SHARE = 0.04
-"""Share of patients with calcium in the heart's muscle or chambers (own choice)."""
 
 
 def draw_distractors(
@@ -64,11 +52,10 @@ def draw_distractors(
     Returns:
         Distractors, often none.
     """
-    named = _annular(rng, anatomy)
+    named = _aortic(rng, anatomy) + _annular(rng, anatomy)
     named += _mediastinal(rng, anatomy, tissue, to_unit) + _bronchial(rng, tissue, to_unit)
-    nameless = _anywhere(rng, to_unit) + _muscular(rng, tissue, to_unit)
-    inserts = [(insert, OSTIUM_DISTANCE_MM) for insert in _aortic(rng, anatomy)]
-    inserts += [(insert, STRUCTURE_DISTANCE_MM) for insert in named]
+    nameless = _anywhere(rng, tissue, to_unit) + _muscular(rng, tissue, to_unit)
+    inserts = [(insert, OSTIUM_DISTANCE_MM) for insert in named]
     inserts += [(insert, COURSE_DISTANCE_MM) for insert in nameless]
     inserts += [(insert, 0.0) for insert in _leads(rng, to_unit)]
     kept = []
@@ -120,22 +107,17 @@ def _plate(rng: np.random.Generator, path: NDArray[np.float64], thickness_mm: fl
 def _aortic(rng: np.random.Generator, anatomy: Anatomy) -> list[Insert]:
     """Wall calcium of the root, ascending aorta, arch and descending aorta."""
     inserts = []
-    for name, drawn in anatomy.aorta.items():
+    for name, path in anatomy.aorta.items():
         if rng.random() > AORTA_SHARES.get(name, 0.0):
             continue
-        # plates crowd at the root, whichever end was annotated first
-        rising = name != "ascending" or drawn[0, 2] <= drawn[-1, 2]
-        path = drawn if rising else drawn[::-1]
-        heavy = rng.random() < 0.25
-        for _ in range(int(rng.integers(4, 10) if heavy else rng.integers(1, 5))):
+        for _ in range(int(rng.integers(1, 5))):
             place = float(rng.beta(0.8, 1.6))
             center, ahead = interpolate_path(path, [place, place + 0.05])
             radius = anatomy.aorta_radii_mm[name] * rng.uniform(0.8, 1.15)
             normal = (ahead - center) / max(float(np.linalg.norm(ahead - center)), 1e-6)
             normal = normal + rng.normal(0.0, 0.25, 3)
-            thick = rng.random() < 0.3
-            arc = _ring(rng, center, radius, normal, rng.uniform(5.0, 35.0 if thick else 80.0))
-            inserts.append(_plate(rng, arc, rng.uniform(*((1.3, 3.0) if thick else (0.4, 1.3)))))
+            arc = _ring(rng, center, radius, normal, rng.uniform(5.0, 80.0))
+            inserts.append(_plate(rng, arc, rng.uniform(0.4, 1.3)))
     return inserts
 
 
@@ -170,8 +152,6 @@ def _mediastinal(
     if rng.random() < 0.3:
         for _ in range(int(rng.integers(1, 4))):
             unit = np.array([rng.uniform(-0.9, 0.9), rng.uniform(0.35, 1.2), rng.uniform(0.1, 1.1)])
-            if np.linalg.norm(unit) < 0.75 and unit[2] < 0.6:
-                continue  # inside the left atrium; nodes lie behind and above it
             center = transform_points(from_unit, unit)
             inserts.append(
                 Insert(nodule(rng, center, rng.uniform(0.8, 4.0, 3)), draw_peak_hu(rng, 0.3))
@@ -186,8 +166,7 @@ def _mediastinal(
             unit = rng.normal(size=3)
             unit *= rng.uniform(0.9, 1.25) / np.linalg.norm(unit)
             center = transform_points(from_unit, unit)
-            # muscle of a lean heart is no place for specks either
-            if unit[2] < -0.8 or tissue.surface_weight(center[None])[0] == 0.0:
+            if tissue.surface_weight(center[None])[0] < 0.2:
                 cloud = nodule(rng, center, rng.uniform(0.4, 1.5, 3))
                 inserts.append(Insert(cloud, draw_peak_hu(rng, 0.6)))
     return inserts
@@ -210,8 +189,10 @@ def _bronchial(
     return inserts
 
 
-def _anywhere(rng: np.random.Generator, to_unit: NDArray[np.float64]) -> list[Insert]:
-    """Calcium of any kind around the heart: nodes, cartilage, scars of lung and liver."""
+def _anywhere(
+    rng: np.random.Generator, tissue: TissueMap, to_unit: NDArray[np.float64]
+) -> list[Insert]:
+    """Calcium of any kind off the heart's free surface, where unnamed branches may run."""
     if rng.random() > 0.5:
         return []
     from_unit = np.linalg.inv(to_unit)
@@ -219,7 +200,8 @@ def _anywhere(rng: np.random.Generator, to_unit: NDArray[np.float64]) -> list[In
     for _ in range(int(rng.integers(1, 8))):
         unit = rng.uniform(-1.25, 1.25, 3)
         center = transform_points(from_unit, unit)
-        if np.linalg.norm(unit) < HEART_REACH:
+        near_heart = 0.5 < np.linalg.norm(unit) < 1.15
+        if near_heart and unit[2] < 0.35 and tissue.surface_weight(center[None])[0] > 0:
             continue
         cloud = nodule(rng, center, rng.uniform(0.5, 2.8) * np.exp(rng.normal(0.0, 0.3, 3)))
         inserts.append(Insert(cloud, draw_peak_hu(rng, 0.4)))
@@ -229,16 +211,16 @@ def _anywhere(rng: np.random.Generator, to_unit: NDArray[np.float64]) -> list[In
 def _muscular(
     rng: np.random.Generator, tissue: TissueMap, to_unit: NDArray[np.float64]
 ) -> list[Insert]:
-    """Calcium deep in the ventricles: papillary muscle, infarct scar, thrombus. It is rare."""
-    if rng.random() > MUSCLE_SHARE:
+    """Calcium deep in the heart: papillary muscle, infarct scar, chambers. It is rare."""
+    if rng.random() > 0.08:
         return []
     from_unit = np.linalg.inv(to_unit)
     inserts = []
     for _ in range(int(rng.integers(1, 4))):
-        unit = rng.uniform([-0.5, -0.5, -0.5], [0.5, 0.5, 0.1])
+        unit = rng.uniform(-0.6, 0.6, 3)
         center = transform_points(from_unit, unit)
-        # without fat to tell them apart, what lies farther out or higher may be an artery
-        if np.linalg.norm(unit) < 0.5 and tissue.interior_weight(center[None])[0] > 0:
+        # without fat to tell them apart, what lies farther out may be an artery
+        if np.linalg.norm(unit) < 0.6 and tissue.interior_weight(center[None])[0] > 0:
             cloud = nodule(rng, center, rng.uniform(0.5, 2.5, 3))
             inserts.append(Insert(cloud, draw_peak_hu(rng, 0.4)))
     return inserts

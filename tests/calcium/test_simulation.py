@@ -71,51 +71,26 @@ def test_plaque_lies_near_the_annotated_course():
     assert found > 10
 
 
-def drawn_distractors(anatomy, seeds):
-    """Places of distractors that are not metal, LPS mm, and in heart units."""
+def test_calcium_of_no_named_structure_keeps_away_from_the_courses():
+    """A course of its own among nothing else: whatever lies near it would be plaque to a reader."""
     base = background()
+    anatomy = Anatomy(courses=base.anatomy.courses)
     tissue = TissueMap(base.volume_hu.astype(np.float32), GRID)
     to_unit = HEART.unit_matrix(base.atlas_to_scan)
-    for seed in range(seeds):
-        for insert in draw_distractors(np.random.default_rng(seed), anatomy, tissue, to_unit):
-            if not insert.is_metal:
-                points = insert.cloud.points_mm
-                yield points, transform_points(to_unit, points.mean(0))
-
-
-def test_calcium_of_no_named_structure_lies_outside_the_heart_or_deep_in_its_ventricles():
-    """Anywhere else nobody can tell it from coronary calcium of a patient without fat."""
-    course = background().anatomy.courses["LAD"]
+    course = anatomy.courses["LAD"]
     fine = np.concatenate([np.linspace(a, b, 20) for a, b in pairwise(course)])
-    deep = outside = 0
-    for points, unit in drawn_distractors(Anatomy(courses={"LAD": course}), 600):
-        distance = np.linalg.norm(points[:, None] - fine, axis=-1).min()
-        assert distance > 4.0
-        beside_airways = unit[1] > 0.05
-        if np.linalg.norm(unit) >= 0.85:
-            outside += 1
-        elif not beside_airways:
-            assert np.linalg.norm(unit) < 0.55
-            assert unit[2] < 0.15
-            assert distance > 11.0
-            deep += 1
-    assert deep >= 5
-    assert outside > 300
-
-
-@pytest.mark.parametrize("turned", [False, True])
-def test_aortic_plates_crowd_at_the_root_whichever_end_was_annotated_first(turned):
-    line = CENTER + np.array([[-5.0, -5.0, 5.0], [-8.0, -8.0, 65.0]])
-    anatomy = Anatomy(
-        aorta={"ascending": line[::-1] if turned else line}, aorta_radii_mm={"ascending": 13.0}
-    )
-    heights, others = (
-        [points[:, 2].mean() for points, _ in drawn_distractors(a, 60)]
-        for a in (anatomy, Anatomy())
-    )
-    plates = np.array([h for h in heights if h not in others]) - line[0, 2]
-    assert len(plates) > 40
-    assert np.mean(plates < 30.0) > 0.6
+    seen = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        for insert in draw_distractors(rng, anatomy, tissue, to_unit):
+            distance = np.linalg.norm(insert.cloud.points_mm[:, None] - fine, axis=-1).min()
+            assert insert.is_metal or distance > 4.0
+            unit = transform_points(to_unit, insert.cloud.points_mm.mean(0))
+            beside_airways = unit[1] > 0.1
+            if not insert.is_metal and not beside_airways and np.linalg.norm(unit) < 0.89:
+                assert distance > 11.0
+                seen += 1
+    assert seen > 12
 
 
 def test_own_coronary_calcium_is_carried_along_and_unknown_calcium_set_aside():
