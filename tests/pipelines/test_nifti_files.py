@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pipelines.discovery import find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
-from pipelines.scan import Scan
 from registration.geometry import ImageGrid
 from tests.pipelines.dicom_factory import hu_pattern
+from tests.pipelines.only_series import read, refusal
 
 COUNT = 7
 SPACING = (0.5, 0.5, 3.0)
@@ -44,17 +44,6 @@ def nifti(
     struct.pack_into(f"{order}12f", header, 280, *rows)
     header[344:348] = b"n+1\0"
     return bytes(header) + values.astype(values.dtype.newbyteorder(order)).tobytes()
-
-
-def read(path: Path) -> Scan:
-    (candidate,) = find_series([path])
-    return read_scan(candidate)
-
-
-def refusal(path: Path) -> UnusableSeries:
-    with pytest.raises(UnusableSeries, match=r"^[A-Z_]+: ") as caught:
-        read(path)
-    return caught.value
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -16,10 +16,10 @@ import SimpleITK as sitk
 from pipelines.discovery import find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
-from pipelines.scan import Scan
 from pipelines.volume_contents import read_image
 from pipelines.volume_headers import FORMATS
 from tests.pipelines.dicom_factory import hu_pattern
+from tests.pipelines.only_series import read, refusal
 
 COUNT = 7
 VOXELS = hu_pattern(COUNT).astype("<i2").tobytes()
@@ -41,15 +41,10 @@ def metaimage(path: Path, voxels: bytes, **fields: object) -> Path:
     return path
 
 
-def read(path: Path) -> Scan:
-    (candidate,) = find_series([path])
-    return read_scan(candidate)
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(UnusableSeries, match=r"^CORRUPT_FILE: ") as caught:
-        read(path)
-    return caught.value.message
+def damage(path: Path) -> str:
+    refused = refusal(path)
+    assert refused.code == "CORRUPT_FILE"
+    return refused.message
 
 
 def flipped(content: bytes) -> bytes:
@@ -64,7 +59,7 @@ def test_flipped_bits_are_found_however_compression_is_announced(tmp_path: Path,
     scan = read(metaimage(tmp_path / "sound.mha", packed, **fields))
     assert np.array_equal(sitk.GetArrayFromImage(scan.image), hu_pattern(COUNT))
     path = metaimage(tmp_path / "scan.mha", flipped(packed), **fields)
-    assert "compressed voxels are damaged" in refusal(path)
+    assert "compressed voxels are damaged" in damage(path)
 
 
 @pytest.mark.parametrize("answer", ["False", "false", "0", None])
@@ -76,7 +71,7 @@ def test_voxels_that_are_not_compressed_are_read(tmp_path: Path, answer: str | N
 def test_an_unclear_answer_about_compression_is_refused(tmp_path: Path) -> None:
     """ITK takes it for no, and compressed bytes for voxels."""
     path = metaimage(tmp_path / "scan.mha", zlib.compress(VOXELS) * 2, CompressedData="yes")
-    assert "whether the voxels are compressed" in refusal(path)
+    assert "whether the voxels are compressed" in damage(path)
 
 
 def nrrd(path: Path, *lines: str, voxels: bytes = VOXELS) -> Path:
@@ -120,13 +115,13 @@ def test_spacing_in_mm_is_read(tmp_path: Path, lines: list[str]) -> None:
     ],
 )
 def test_every_axis_needs_a_spacing(tmp_path: Path, lines: list[str]) -> None:
-    assert "no spacing" in refusal(nrrd(tmp_path / "scan.nrrd", *lines))
+    assert "no spacing" in damage(nrrd(tmp_path / "scan.nrrd", *lines))
 
 
 @pytest.mark.parametrize("spacing", ["nan nan nan", "0.5 0.5 0", "0.5 0.5 three"])
 def test_every_axis_of_a_metaimage_needs_a_spacing(tmp_path: Path, spacing: str) -> None:
     path = metaimage(tmp_path / "scan.mha", VOXELS, ElementSpacing=spacing)
-    assert "no spacing" in refusal(path)
+    assert "no spacing" in damage(path)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +134,12 @@ def test_every_axis_of_a_metaimage_needs_a_spacing(tmp_path: Path, spacing: str)
     ],
 )
 def test_units_other_than_mm_are_refused(tmp_path: Path, lines: list[str]) -> None:
-    assert "not in mm" in refusal(nrrd(tmp_path / "scan.nrrd", *lines))
+    assert "not in mm" in damage(nrrd(tmp_path / "scan.nrrd", *lines))
 
 
 def test_units_of_a_metaimage_other_than_mm_are_refused(tmp_path: Path) -> None:
     path = metaimage(tmp_path / "scan.mha", VOXELS, DistanceUnits="cm")
-    assert "not in mm" in refusal(path)
+    assert "not in mm" in damage(path)
     assert read(metaimage(path, VOXELS, DistanceUnits="mm")).image.GetSpacing() == SPACING
 
 
@@ -163,7 +158,7 @@ def test_a_metaimage_with_colons_is_held_to_the_same_rules(tmp_path: Path) -> No
     path = metaimage(tmp_path / "in" / "scan.mhd", b"")
     lines = path.read_text().replace("LOCAL", "../secret.raw").replace(" = ", " : ")
     path.write_text(lines)
-    assert "not in the folder" in refusal(path)
+    assert "not in the folder" in damage(path)
     path.write_text(lines.replace("../secret", "scan"))
     (tmp_path / "in" / "scan.raw").write_bytes(VOXELS)
     assert np.array_equal(sitk.GetArrayFromImage(read(path).image), hu_pattern(COUNT))
@@ -252,11 +247,11 @@ def test_the_length_of_compressed_voxels_must_be_said(tmp_path: Path, change: in
     packed = zlib.compress(VOXELS)
     size = {None: None, 0: 0}.get(change, len(packed) + (change or 0))
     fields = {"CompressedData": True, "CompressedDataSize": size}
-    assert "how long the compressed" in refusal(metaimage(tmp_path / "a.mha", packed, **fields))
+    assert "how long the compressed" in damage(metaimage(tmp_path / "a.mha", packed, **fields))
 
 
 def test_compressed_voxels_that_are_too_few_are_refused(tmp_path: Path) -> None:
     """MetaIO leaves the rest to chance."""
     packed = zlib.compress(VOXELS[:-100])
     fields = {"CompressedData": True, "CompressedDataSize": len(packed)}
-    assert "cut short" in refusal(metaimage(tmp_path / "scan.mha", packed, **fields))
+    assert "cut short" in damage(metaimage(tmp_path / "scan.mha", packed, **fields))

@@ -11,12 +11,9 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from pipelines.discovery import find_series
-from pipelines.reading import read_scan
-from pipelines.reasons import UnusableSeries
-from pipelines.scan import Scan
 from registration.geometry import ImageGrid
 from tests.pipelines.dicom_factory import hu_pattern
+from tests.pipelines.only_series import read, refusal
 
 COUNT = 7
 _COS, _SIN = float(np.cos(0.2)), float(np.sin(0.2))
@@ -32,17 +29,6 @@ SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"]
 def write(path: Path, array: NDArray[np.generic], grid: ImageGrid = GRID) -> Path:
     sitk.WriteImage(grid.to_image(array), str(path))
     return path
-
-
-def read(path: Path) -> Scan:
-    (candidate,) = find_series([path])
-    return read_scan(candidate)
-
-
-def refusal(path: Path) -> UnusableSeries:
-    with pytest.raises(UnusableSeries, match=r"^[A-Z_]+: ") as caught:
-        read(path)
-    return caught.value
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
