@@ -15,6 +15,7 @@ from atlas.subject_transform import read_subject_transform
 from atlas.subjects import Subject
 from atlas.work_folder import WORK_NAME, WorkFolder
 from pipelines.atlas_cohort import CohortEntry
+from pipelines.slice_geometry import listed
 from registration.atomic_files import write_atomically
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def read_continuation(folder: Path) -> tuple[Continuation, AtlasSettings]:
     lost = [entry.subject.subject_id for entry in entries if not _is_prepared(work, entry)]
     if lost:
         raise ValueError(
-            f"{folder} has lost the working files of {_listed(lost)}; build the atlas again"
+            f"{folder} has lost the working files of {listed(lost)}; build the atlas again"
         )
     known = {}
     for entry in entries:
@@ -98,7 +99,7 @@ def new_entries(
         else:
             others.append(f"{name} is another image than {name} of ATLAS")
     if others:
-        raise ValueError(f"{_listed(others)}; give ids in a table")
+        raise ValueError(f"{listed(others)}; give ids in a table")
     return tuple(new), tuple(known)
 
 
@@ -116,12 +117,6 @@ def _is_prepared(work: WorkFolder, entry: CohortEntry) -> bool:
     member = work.member(name)
     is_ready = member.exists() and member.with_suffix(".json").exists()
     return is_ready or work.refusal(name).exists()
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, and how many there are beside them."""
-    beside = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + beside
 
 
 def refined_settings(settings: AtlasSettings) -> AtlasSettings:
