@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from pipelines.discovery import find_series
+from pipelines.discovery import SeriesCandidate, find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from pipelines.scan import Scan
@@ -28,6 +28,12 @@ def refusal(folder: Path) -> UnusableSeries:
     assert PATIENT not in str(caught.value)
     assert "4711" not in str(caught.value)
     return caught.value
+
+
+def code_of(candidate: SeriesCandidate) -> str:
+    with pytest.raises(UnusableSeries, match=r"^[A-Z_]+: ") as caught:
+        read_scan(candidate)
+    return caught.value.code
 
 
 def voxels(scan: Scan) -> NDArray[np.generic]:

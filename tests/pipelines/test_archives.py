@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from pipelines.discovery import SeriesCandidate, find_series
+from pipelines.discovery import find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from tests.pipelines.dicom_factory import (
@@ -20,14 +20,9 @@ from tests.pipelines.dicom_factory import (
     write_files,
     write_zip,
 )
+from tests.pipelines.only_series import code_of
 
 COUNT = 7
-
-
-def code_of(candidate: SeriesCandidate) -> str:
-    with pytest.raises(UnusableSeries, match=r"^[A-Z_]+: ") as caught:
-        read_scan(candidate)
-    return caught.value.code
 
 
 def test_zip_is_read_in_place(tmp_path: Path) -> None:

@@ -22,18 +22,13 @@ from tests.pipelines.dicom_factory import (
     make_slices,
     write_files,
 )
+from tests.pipelines.only_series import code_of
 
 COUNT = 7
 
 
 def facts(candidates: list[SeriesCandidate]) -> list[tuple[str, int, str | None]]:
     return [(c.source, len(c.files), c.modality) for c in candidates]
-
-
-def code_of(candidate: SeriesCandidate) -> str:
-    with pytest.raises(UnusableSeries, match=r"^[A-Z_]+: ") as caught:
-        read_scan(candidate)
-    return caught.value.code
 
 
 def test_names_and_suffixes_do_not_matter(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from pydicom import uid
 
 from pipelines.discovery import SeriesCandidate, find_series
 from pipelines.reading import read_scan
-from pipelines.reasons import UnusableSeries
 from tests.pipelines.dicom_factory import (
     AXIAL,
     CORONAL,
@@ -18,18 +17,13 @@ from tests.pipelines.dicom_factory import (
     make_slices,
     write_files,
 )
+from tests.pipelines.only_series import code_of
 
 COUNT = 7
 
 
 def facts(candidates: list[SeriesCandidate]) -> list[tuple[str, int, str | None]]:
     return [(c.source, len(c.files), c.modality) for c in candidates]
-
-
-def code_of(candidate: SeriesCandidate) -> str:
-    with pytest.raises(UnusableSeries, match=r"^[A-Z_]+: ") as caught:
-        read_scan(candidate)
-    return caught.value.code
 
 
 @pytest.mark.parametrize(
