@@ -1,4 +1,4 @@
-"""Batch normalization of an image pair, fast in use."""
+"""Batch normalization of an image pair, and what drives it, fast in use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 from keras import ops
+
+from registration.layers.demons_force import demons_force
 
 
 @keras.saving.register_keras_serializable(package="registration")
@@ -17,6 +19,8 @@ class PairNormalization(keras.layers.BatchNormalization):
     image is multiplied by one number and another is added; a transposition makes them channels.
 
     Args:
+        forces: Whether the demons force between the normalized images follows as further
+            channels, one per axis.
         **kwargs: Arguments of `keras.layers.BatchNormalization`.
 
     Call arguments:
@@ -28,35 +32,40 @@ class PairNormalization(keras.layers.BatchNormalization):
         `(batch, *shape, 1)`, twice.
 
     Output shape:
-        `(batch, *shape, 2)`.
+        `(batch, *shape, 2)`, with forces `(batch, *shape, 2 + d)`.
 
     Source:
         Arrangement own; values those of `BatchNormalization` after `Concatenate`.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, forces: bool = False, **kwargs: Any) -> None:
         kwargs["dtype"] = "float32"  # statistics of half precision are of no use
         super().__init__(**kwargs)
+        self.forces = forces
 
     def build(self, fixed_shape: Any, moving_shape: Any) -> None:
-        super().build(self.compute_output_shape(fixed_shape, moving_shape))
+        super().build((*fixed_shape[:-1], fixed_shape[-1] + moving_shape[-1]))
         self.input_spec = None  # that of the stacked pair
 
     def call(self, fixed: Any, moving: Any, training: bool | None = None) -> Any:
         if training and self.trainable:
-            return super().call(ops.concatenate([fixed, moving], axis=-1), training=training)
-        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
-        shift = self.beta - self.moving_mean * scale
+            pair = super().call(ops.concatenate([fixed, moving], axis=-1), training=training)
+            channels = [pair[..., 0], pair[..., 1]]
+        else:
+            scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+            shift = self.beta - self.moving_mean * scale
+            images = (fixed[..., 0], moving[..., 0])
+            channels = [image * scale[n] + shift[n] for n, image in enumerate(images)]
+        if self.forces:
+            channels += demons_force(*channels)
         shape = ops.shape(fixed)
-        flat = [
-            ops.reshape(image, (shape[0], -1)) * scale[n] + shift[n]
-            for n, image in enumerate((fixed, moving))
-        ]
+        flat = [ops.reshape(channel, (shape[0], -1)) for channel in channels]
         stacked = ops.transpose(ops.stack(flat, axis=1), (0, 2, 1))
-        return ops.reshape(stacked, (*shape[:-1], 2))
+        return ops.reshape(stacked, (*shape[:-1], len(channels)))
 
     def compute_output_shape(self, fixed_shape: Any, moving_shape: Any) -> Any:
-        return (*fixed_shape[:-1], fixed_shape[-1] + moving_shape[-1])
+        del moving_shape
+        return (*fixed_shape[:-1], 2 + (len(fixed_shape) - 2) * self.forces)
 
     def compute_output_spec(self, fixed: Any, moving: Any, training: bool | None = None) -> Any:
         del training
@@ -66,4 +75,4 @@ class PairNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.pop("dtype", None)
-        return config
+        return {**config, "forces": self.forces}

@@ -61,6 +61,8 @@ class DeformableConfig:
             one in the middle of every patch and none beyond, and the field is flat towards the
             border of the image. Needs a `"bspline"` transformer, and convolutions after the
             last downsampling, which is where those points see the image.
+        forces: Show the network the demons force between the images, too: it then learns in half
+            the steps, and further. Needs a normalization.
     """
 
     downsamplings: tuple[int, ...] = (4, 4)
@@ -76,6 +78,7 @@ class DeformableConfig:
     displacement_limit: float | None = None
     diffeomorphic: bool = False
     border: int = 0
+    forces: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -106,6 +109,8 @@ class DeformableConfig:
             raise ValueError(f"kernels must be positive. Received: {self.kernels}")
         if self.stem_stride not in (1, 2):
             raise ValueError(f"stem_stride must be 1 or 2. Received: {self.stem_stride}")
+        if self.forces and self.normalization is None:
+            raise ValueError("forces need a normalization: they compare the images' values.")
         self._check_border()
 
     def _check_border(self) -> None:
@@ -165,7 +170,9 @@ def deformable_network(
     if config.normalization is None:
         features = layers.Concatenate(name="pair")([fixed, moving])
     else:
-        normalization = PairNormalization(name="normalization_pair", **_NORMALIZATION)
+        normalization = PairNormalization(
+            config.forces, name="normalization_pair", **_NORMALIZATION
+        )
         features = normalization(fixed, moving)
     features = _encode(features, config)
     for number in range(config.hidden_layers):

@@ -23,6 +23,7 @@ VARIANTS = {
     "limited": {"displacement_limit": 0.4},
     "rectified": {"activation": "relu"},
     "border": {"convolutions": 2, "border": 2},
+    "forces": {"forces": True},
 }
 
 
@@ -76,6 +77,11 @@ def test_kernels_may_grow_with_every_halving_of_any_axis():
     assert network.get_layer("hidden_1").filters == 8
     with pytest.raises(ValueError, match="kernels needs one number, or 3"):
         DeformableConfig(downsamplings=(1, 3, 2), kernels=(4, 6))
+
+
+def test_forces_need_values_to_compare():
+    with pytest.raises(ValueError, match="forces need a normalization"):
+        DeformableConfig(forces=True, normalization=None)
 
 
 def test_points_of_the_border_see_the_image_or_there_are_none():

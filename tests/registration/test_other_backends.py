@@ -15,8 +15,10 @@ MODULES = (
     "test_affine_from_parameters.py",
     "test_affine_from_votes.py",
     "test_bending.py",
+    "test_demons_force.py",
     "test_layers.py",
     "test_multi_stage.py",
+    "test_pair_normalization.py",
     "test_similarity.py",
     "test_warping.py",
 )

@@ -1,7 +1,9 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
+from registration.layers.demons_force import demons_force
 from registration.layers.pair_normalization import PairNormalization
 from tests.registration.check_layer import check_layer
 
@@ -37,5 +39,20 @@ def test_frozen_layer_learns_nothing_from_a_batch():
     assert all(np.array_equal(a, b) for a, b in zip(before, layer.get_weights(), strict=True))
 
 
-def test_keeps_the_contract_of_layers(tmp_path):
-    check_layer(PairNormalization(), pair(), tmp_path)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(3, 6, 5, 1), (2, 4, 3, 5, 1)])
+def test_forces_are_those_between_the_normalized_images(shape, training):
+    plain, layer = PairNormalization(), PairNormalization(forces=True)
+    images = pair(shape)
+    normalized = ops.convert_to_numpy(plain(*images, training=training))
+    found = ops.convert_to_numpy(layer(*images, training=training))
+    np.testing.assert_allclose(found[..., :2], normalized, atol=1e-6)
+    expected = demons_force(normalized[..., 0], normalized[..., 1])
+    assert found.shape[-1] == 2 + len(expected)
+    for axis, force in enumerate(expected):
+        np.testing.assert_allclose(found[..., 2 + axis], force, atol=1e-5)
+
+
+@pytest.mark.parametrize("forces", [False, True])
+def test_keeps_the_contract_of_layers(forces, tmp_path):
+    check_layer(PairNormalization(forces), pair(), tmp_path)
