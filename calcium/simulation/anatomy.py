@@ -25,6 +25,7 @@ class Anatomy:
         valve_radius_mm: Radius of the aortic annulus, mm.
         mitral_ring_mm: Points around the mitral annulus, LPS mm.
         landmarks: Name to LPS point, mm, shape `(3,)`.
+        guessed: Vessels whose course could not be seen, only guessed from their neighbors.
     """
 
     courses: Mapping[str, Points] = field(default_factory=dict)
@@ -34,6 +35,12 @@ class Anatomy:
     valve_radius_mm: float = 12.5
     mitral_ring_mm: Points = field(default_factory=lambda: np.zeros((0, 3)))
     landmarks: Mapping[str, Points] = field(default_factory=dict)
+    guessed: frozenset[str] = frozenset()
+
+    @property
+    def seen_courses(self) -> dict[str, Points]:
+        """The courses that the annotator saw."""
+        return {name: line for name, line in self.courses.items() if name not in self.guessed}
 
     @classmethod
     def from_annotation(cls, annotation: Mapping[str, Any]) -> Anatomy:
@@ -45,14 +52,16 @@ class Anatomy:
         aorta = annotation.get("aorta") or {}
         valve = annotation.get("aortic_valve") or {}
         ring = annotation.get("mitral_annulus") or {}
+        courses = annotation["coronaries"]
         return cls(
-            {k: points(v["points"]) for k, v in annotation["coronaries"].items()},
+            {k: points(v["points"]) for k, v in courses.items()},
             {k: points(v["points"]) for k, v in aorta.items()},
             {k: float(v["radius_mm"]) for k, v in aorta.items()},
             points(valve.get("center") or []),
             float(valve.get("radius_mm", 12.5)),
             points(ring.get("points") or []),
             {k: np.asarray(v, dtype=float) for k, v in annotation["landmarks"].items()},
+            frozenset(k for k, v in courses.items() if v.get("confidence") == "guess"),
         )
 
     def mapped(self, transform: Callable[[Points], Points]) -> Anatomy:
@@ -65,4 +74,5 @@ class Anatomy:
             self.valve_radius_mm,
             transform(self.mitral_ring_mm),
             {k: transform(v) for k, v in self.landmarks.items()},
+            self.guessed,
         )

@@ -69,6 +69,7 @@ class GeneratorOptions:
         circle_share: Share of cardiac scans blank outside a reconstruction circle.
         deformation_strength: Strength of the change of anatomy, 1 is plausible.
         spline_order: Order of background interpolation, 1 (fast) or 3.
+        guessed_courses: Whether plaque is put on courses that the annotator only guessed, too.
     """
 
     native_share: float = 0.25
@@ -79,6 +80,7 @@ class GeneratorOptions:
     circle_share: float = 0.4
     deformation_strength: float = 1.0
     spline_order: int = 3
+    guessed_courses: bool = True
 
 
 def simulate_scan(
@@ -112,7 +114,7 @@ def simulate_scan(
     if rng.random() >= options.zero_share:
         plaques = draw_coronary_plaques(
             rng,
-            anatomy.courses,
+            anatomy.courses if options.guessed_courses else anatomy.seen_courses,
             tissue,
             faint_share=options.faint_share,
             motion_mm=acquisition.motion_mm,

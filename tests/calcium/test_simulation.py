@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -71,6 +72,19 @@ def test_plaque_lies_near_the_annotated_course():
     assert found > 10
 
 
+def test_without_guessed_courses_plaque_lies_on_those_that_were_seen():
+    found = background()
+    guessed = replace(found, anatomy=replace(found.anatomy, guessed=frozenset({"LAD"})))
+    options = GeneratorOptions(zero_share=0.0, native_share=1.0)
+    for shown, background_, any_plaque in (
+        (options, guessed, True),
+        (replace(options, guessed_courses=False), found, True),
+        (replace(options, guessed_courses=False), guessed, False),
+    ):
+        scans = [simulate_scan(background_, HEART, (7, k), shown) for k in range(2)]
+        assert any(scan.coronary.any() for scan in scans) == any_plaque
+
+
 def test_calcium_of_no_named_structure_keeps_away_from_the_courses():
     """A course of its own among nothing else: whatever lies near it would be plaque to a reader."""
     base = background()
@@ -135,13 +149,18 @@ def test_resampled_background_shows_the_deformed_place():
 
 def test_annotations_become_anatomy():
     annotation = {
-        "coronaries": {"LAD": {"points": [[1, 2, 3], [4, 5, 6]]}},
+        "coronaries": {
+            "LAD": {"points": [[1, 2, 3], [4, 5, 6]], "confidence": "likely"},
+            "PDA": {"points": [[1, 2, 3], [4, 5, 6]], "confidence": "guess"},
+        },
         "aorta": {"arch": {"points": [[0, 0, 1]], "radius_mm": 12}},
         "aortic_valve": {"center": [7, 8, 9], "radius_mm": 11},
         "landmarks": {"apex": [3, 2, 1]},
     }
     anatomy = Anatomy.from_annotation(annotation).mapped(lambda p: p + 1.0)
     assert anatomy.courses["LAD"].tolist() == [[2, 3, 4], [5, 6, 7]]
+    assert set(anatomy.courses) == {"LAD", "PDA"}
+    assert set(anatomy.seen_courses) == {"LAD"}
     assert anatomy.aorta_radii_mm == {"arch": 12.0}
     assert anatomy.valve_mm.tolist() == [[8, 9, 10]]
     assert anatomy.mitral_ring_mm.shape == (0, 3)
