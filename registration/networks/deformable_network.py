@@ -15,6 +15,7 @@ from registration.layers.pooled_convolution import PooledConvolution2D
 from registration.layers.repeated_border import RepeatedBorder
 from registration.layers.thin_plate_spline_field import ThinPlateSplineField
 from registration.layers.velocity_integration import VelocityIntegration
+from registration.networks.repeated_passes import RepeatedPasses
 
 Downsampling = Literal["average", "max", "strided"]
 Transformer = Literal["bspline3", "bspline2", "thin_plate_spline"]
@@ -63,6 +64,8 @@ class DeformableConfig:
             last downsampling, which is where those points see the image.
         forces: Show the network the demons force between the images, too: it then learns in half
             the steps, and further. Needs a normalization.
+        passes: How often the network looks at a pair when it is used, every time at what the passes
+            before left over; their control points are added. It is trained on one.
     """
 
     downsamplings: tuple[int, ...] = (4, 4)
@@ -79,6 +82,7 @@ class DeformableConfig:
     diffeomorphic: bool = False
     border: int = 0
     forces: bool = False
+    passes: int = 1
 
     def __post_init__(self) -> None:
         choices = {
@@ -111,6 +115,12 @@ class DeformableConfig:
             raise ValueError(f"stem_stride must be 1 or 2. Received: {self.stem_stride}")
         if self.forces and self.normalization is None:
             raise ValueError("forces need a normalization: they compare the images' values.")
+        if self.passes < 1:
+            raise ValueError(f"passes must be 1 or more. Received: {self.passes}")
+        if self.passes > 1 and (self.diffeomorphic or self.displacement_limit is not None):
+            raise ValueError(
+                "passes add displacements, which neither a limit nor velocities allow."
+            )
         self._check_border()
 
     def _check_border(self) -> None:
@@ -203,7 +213,8 @@ def deformable_network(
     if config.diffeomorphic:
         field = VelocityIntegration(name="integration")(field)
     outputs = {"control_points": control_points, "displacement_field": field}
-    return keras.Model([fixed, moving], outputs, name="deformable_network")
+    network = keras.Model([fixed, moving], outputs, name="deformable_network")
+    return network if config.passes == 1 else RepeatedPasses(network, config.passes)
 
 
 @keras.saving.register_keras_serializable(package="registration")

@@ -19,6 +19,7 @@ MODULES = (
     "test_layers.py",
     "test_multi_stage.py",
     "test_pair_normalization.py",
+    "test_repeated_passes.py",
     "test_similarity.py",
     "test_warping.py",
 )
