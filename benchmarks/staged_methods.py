@@ -125,6 +125,8 @@ def first_stages(registrar: NetworkRegistrar, count: int) -> NetworkRegistrar:
 
     config = replace(registrar.config, stages=registrar.config.stages[:count])
     network = MultiStageRegistration(
-        registrar.network.stages[:count], composition=config.composition
+        registrar.network.stages[:count],
+        composition=config.composition,
+        passes=registrar.network.passes[:count],
     )
     return NetworkRegistrar(network, config, name=registrar.name)

@@ -15,7 +15,6 @@ from registration.layers.pooled_convolution import PooledConvolution2D
 from registration.layers.repeated_border import RepeatedBorder
 from registration.layers.thin_plate_spline_field import ThinPlateSplineField
 from registration.layers.velocity_integration import VelocityIntegration
-from registration.networks.repeated_passes import RepeatedPasses
 
 Downsampling = Literal["average", "max", "strided"]
 Transformer = Literal["bspline3", "bspline2", "thin_plate_spline"]
@@ -64,8 +63,9 @@ class DeformableConfig:
             last downsampling, which is where those points see the image.
         forces: Show the network the demons force between the images, too: it then learns in half
             the steps, and further. Needs a normalization.
-        passes: How often the network looks at a pair when it is used, every time at what the passes
-            before left over; their control points are added. It is trained on one.
+        passes: How often a registration runs the network on a pair, every time on what the passes
+            before left over; their control points are added. It is trained on one, so that
+            the number can be changed afterwards.
     """
 
     downsamplings: tuple[int, ...] = (4, 4)
@@ -213,8 +213,7 @@ def deformable_network(
     if config.diffeomorphic:
         field = VelocityIntegration(name="integration")(field)
     outputs = {"control_points": control_points, "displacement_field": field}
-    network = keras.Model([fixed, moving], outputs, name="deformable_network")
-    return network if config.passes == 1 else RepeatedPasses(network, config.passes)
+    return keras.Model([fixed, moving], outputs, name="deformable_network")
 
 
 @keras.saving.register_keras_serializable(package="registration")

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from registration.networks.repeated_passes import register_in_passes
 from registration.warping import compose, warp
 
 
@@ -23,6 +24,7 @@ class MultiStageRegistration(keras.Model):
             voxels, coarse to fine.
         composition: `"compose"` is exact up to interpolation, `"add"` is what the paper
             does, an approximation for small later fields.
+        passes: How often every stage runs, as `register_in_passes` says; once by default.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
@@ -37,14 +39,20 @@ class MultiStageRegistration(keras.Model):
         `stages` (what every stage gave) and `stage_moving` (the moving image it was given).
 
     Raises:
-        ValueError: If there is no stage, or the composition is not known.
+        ValueError: If there is no stage, the composition is not known, or not every stage has a
+            number of passes.
 
     Source:
         de Vos et al., Med Image Anal 2019;52:128-143.
     """
 
     def __init__(
-        self, stages: Sequence[keras.Model], *, composition: str = "compose", **kwargs: Any
+        self,
+        stages: Sequence[keras.Model],
+        *,
+        composition: str = "compose",
+        passes: Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not stages:
@@ -53,12 +61,19 @@ class MultiStageRegistration(keras.Model):
             raise ValueError(f"composition must be 'compose' or 'add'. Received: {composition!r}")
         self.stages = list(stages)
         self.composition = composition
+        self.passes = [1] * len(self.stages) if passes is None else [int(n) for n in passes]
+        if len(self.passes) != len(self.stages) or min(self.passes) < 1:
+            raise ValueError(
+                f"passes must name 1 or more for each of {len(self.stages)} stages. "
+                f"Received: {self.passes}"
+            )
         # stages made of known layers need no first call before weights can be read
         self.built = all(stage.built for stage in self.stages)
 
     def get_config(self) -> dict[str, Any]:
         stages = [keras.saving.serialize_keras_object(stage) for stage in self.stages]
-        return {**super().get_config(), "stages": stages, "composition": self.composition}
+        own = {"stages": stages, "composition": self.composition, "passes": list(self.passes)}
+        return {**super().get_config(), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -84,9 +99,9 @@ class MultiStageRegistration(keras.Model):
         field = None
         moved = moving
         fields, outputs, seen = [], [], []
-        for stage in self.stages[:count]:
+        for stage, passes in zip(self.stages[:count], self.passes[:count], strict=True):
             seen.append(moved)
-            output = stage([fixed, moved])
+            output = register_in_passes(stage, fixed, moved, passes)
             update = output["displacement_field"]
             if field is None:
                 field = update

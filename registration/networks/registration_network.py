@@ -143,4 +143,5 @@ def build_registration(config: RegistrationConfig) -> MultiStageRegistration:
         else deformable_network(stage, image_shape=config.image_shape)
         for stage in config.stages
     ]
-    return MultiStageRegistration(stages, composition=config.composition)
+    passes = [1 if isinstance(stage, AffineConfig) else stage.passes for stage in config.stages]
+    return MultiStageRegistration(stages, composition=config.composition, passes=passes)

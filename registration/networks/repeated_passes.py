@@ -1,69 +1,36 @@
-"""A network that looks at a pair again at what its first look left over."""
+"""A stage that looks at a pair again at what its first look left over."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from registration.warping import warp
 
 
-@keras.saving.register_keras_serializable(package="registration")
-class RepeatedPasses(keras.Model):
-    """Runs one deformable network several times, with one lattice of control points in the end.
+def register_in_passes(network: Any, fixed: Any, moving: Any, passes: int) -> dict[str, Any]:
+    """Output of a stage that runs several times.
 
     Every pass sees the moving image as the passes before have warped it, and its control points
-    are added to theirs. In training there is one pass: a network that has learnt to
-    register pairs also registers what little it has left over, and gets nearer that way.
+    and displacements are added to theirs, so that one lattice of control points stands for all. A
+    network that has learnt to register pairs also registers what little it has left over, and
+    gets nearer that way: it is trained on one pass, and needs no weights for more.
 
     Args:
-        network: Network from `[fixed, moving]` to a dictionary of `control_points` and
-            `displacement_field`, voxels, the latter linear in the former.
-        passes: How often it runs when it is not trained.
-        **kwargs: Arguments of `keras.Model`.
+        network: Stage from `[fixed, moving]` to a dictionary; for more than one pass of
+            `control_points` and `displacement_field`, voxels, the latter linear in the former.
+        fixed: Shape `(batch, *shape, 1)`.
+        moving: Same shape.
+        passes: How often it runs.
 
-    Call arguments:
-        inputs: The pair `[fixed, moving]`.
-        training: Whether there is one pass alone.
-
-    Input shape:
-        `(batch, *shape, 1)`, twice.
-
-    Output shape:
-        As that of the network.
+    Returns:
+        Dictionary as the network gives it.
 
     Source:
         Own; cascades of networks with weights of their own are those of Zhao et al., ICCV 2019
         (arXiv:1907.12353).
     """
-
-    def __init__(self, network: keras.Model, passes: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if passes < 1:
-            raise ValueError(f"passes must be 1 or more. Received: {passes}")
-        self.network = network
-        self.passes = passes
-        self.built = network.built
-
-    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        """Register a batch of pairs."""
-        fixed, moving = inputs
-        output = self.network([fixed, moving], training=training)
-        points, field = output["control_points"], output["displacement_field"]
-        for _ in range(0 if training else self.passes - 1):
-            more = self.network([fixed, warp(moving, field)], training=training)
-            points = points + more["control_points"]
-            field = field + more["displacement_field"]
-        return {"control_points": points, "displacement_field": field}
-
-    def get_config(self) -> dict[str, Any]:
-        network = keras.saving.serialize_keras_object(self.network)
-        return {**super().get_config(), "network": network, "passes": self.passes}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        network = keras.saving.deserialize_keras_object(
-            config["network"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "network": network})
+    output = network([fixed, moving])
+    for _ in range(passes - 1):
+        more = network([fixed, warp(moving, output["displacement_field"])])
+        output = {name: value + more[name] for name, value in output.items()}
+    return dict(output)

@@ -1,14 +1,15 @@
-import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from registration.layers.bspline_field import BSplineField
 from registration.networks.deformable_network import DeformableConfig, deformable_network
-from registration.networks.repeated_passes import RepeatedPasses
+from registration.networks.multi_stage import MultiStageRegistration
+from registration.networks.registration_network import RegistrationConfig, build_registration
+from registration.networks.repeated_passes import register_in_passes
 from registration.warping import warp
 
-LAYOUT = {"downsamplings": (2, 2), "kernels": 4, "convolutions": 1, "border": 1}
+LAYOUT = DeformableConfig(downsamplings=(2, 2), kernels=4, convolutions=1, border=1)
 
 
 def pair(shape=(2, 24, 20, 1)):
@@ -16,56 +17,63 @@ def pair(shape=(2, 24, 20, 1)):
     return [ops.convert_to_tensor(image) for image in images]
 
 
-def moving_network(passes):
-    """The same random weights for any number of passes."""
-    network = deformable_network(DeformableConfig(**LAYOUT, passes=passes))
+def randomize(network):
     rng = np.random.default_rng(1)
     network.set_weights(
         [rng.normal(0, 0.3, w.shape) if w.ndim > 1 else w for w in network.get_weights()]
     )
-    return network
+
+
+@pytest.fixture(scope="module")
+def network():
+    made = deformable_network(LAYOUT)
+    randomize(made)
+    return made
 
 
 def values(output):
     return {name: ops.convert_to_numpy(value) for name, value in output.items()}
 
 
-def test_every_pass_sees_what_the_ones_before_left_and_adds_to_them():
-    once = moving_network(1)
+def test_every_pass_sees_what_the_ones_before_left_and_adds_to_them(network):
     fixed, moving = pair()
-    first = values(once([fixed, moving]))
-    second = values(once([fixed, warp(moving, first["displacement_field"])]))
+    first = values(network([fixed, moving]))
+    second = values(network([fixed, warp(moving, first["displacement_field"])]))
     field = first["displacement_field"] + second["displacement_field"]
-    third = values(once([fixed, warp(moving, field)]))
-    found = values(moving_network(3)([fixed, moving]))
+    third = values(network([fixed, warp(moving, field)]))
+    found = values(register_in_passes(network, fixed, moving, 3))
     assert np.abs(second["displacement_field"]).max() > 0.01
+    assert set(found) == {"control_points", "displacement_field"}
     for name, value in found.items():
         np.testing.assert_allclose(value, first[name] + second[name] + third[name], atol=1e-4)
 
 
-def test_one_lattice_of_control_points_stands_for_the_field():
-    found = values(moving_network(2)(pair()))
+def test_one_lattice_of_control_points_stands_for_all_passes(network):
+    found = values(register_in_passes(network, *pair(), 2))
     field = BSplineField((4, 4), border=1)(found["control_points"], pair()[0])
     np.testing.assert_allclose(found["displacement_field"], field, atol=1e-4)
 
 
-def test_training_takes_one_pass():
-    once, twice = moving_network(1), moving_network(2)
-    expected, found = (values(network(pair(), training=True)) for network in (once, twice))
-    for name, value in found.items():
-        np.testing.assert_allclose(value, expected[name], atol=1e-5)
-
-
-def test_passes_are_kept_in_a_saved_network_and_need_no_further_weights(tmp_path):
-    network = moving_network(2)
-    assert [w.shape for w in network.weights] == [w.shape for w in moving_network(1).weights]
-    expected = values(network(pair()))
-    network.save(tmp_path / "network.keras")
-    loaded = keras.models.load_model(tmp_path / "network.keras")
-    assert isinstance(loaded, RepeatedPasses)
-    assert loaded.passes == 2
-    for name, value in values(loaded(pair())).items():
-        np.testing.assert_allclose(value, expected[name], atol=1e-5)
+def test_a_registration_runs_its_stages_as_often_as_its_settings_say(network, tmp_path):
+    settings = RegistrationConfig((DeformableConfig(**{**LAYOUT.to_dict(), "passes": 2}),))
+    registration = build_registration(settings)
+    registration.stages[0].set_weights(network.get_weights())
+    expected = values(register_in_passes(network, *pair(), 2))["displacement_field"]
+    found = registration(pair())
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(found["displacement_field"]), expected, atol=1e-5
+    )
+    # the weights are those of one pass: the number can be changed afterwards
+    registration.save_weights(tmp_path / "registration.weights.h5")
+    once = build_registration(RegistrationConfig((LAYOUT,)))
+    once.load_weights(tmp_path / "registration.weights.h5")
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(once(pair())["displacement_field"]),
+        ops.convert_to_numpy(network(pair())["displacement_field"]),
+        atol=1e-5,
+    )
+    clone = MultiStageRegistration.from_config(registration.get_config())
+    assert clone.passes == [2]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +87,10 @@ def test_passes_are_kept_in_a_saved_network_and_need_no_further_weights(tmp_path
 def test_passes_that_cannot_be_added_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         DeformableConfig(**changes)
-    if changes == {"passes": 0}:
-        with pytest.raises(ValueError, match=message):
-            RepeatedPasses(moving_network(1), 0)
+
+
+def test_every_stage_needs_a_number_of_passes(network):
+    with pytest.raises(ValueError, match="for each of 1 stages"):
+        MultiStageRegistration([network], passes=[1, 2])
+    with pytest.raises(ValueError, match="for each of 1 stages"):
+        MultiStageRegistration([network], passes=[0])
