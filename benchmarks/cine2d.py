@@ -38,7 +38,10 @@ NETWORKS = (
 REFINED = "+refine"
 """Ending of a network's name that adds optimizer steps per pair."""
 
-METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{REFINED}")
+AGAIN = "+again"
+"""Ending of a network's name that adds a second pass: it looks at what it has left over."""
+
+METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{AGAIN}", f"dirnet{REFINED}")
 
 COLUMNS = {
     "dice_lv": "Dice",
@@ -107,12 +110,13 @@ def network(name: str, options):
     from cine2d_recipes import REFINEMENT, recipe
     from trained_registrars import trained_registrar
 
-    base = name.removesuffix(REFINED)
+    base = name.removesuffix(REFINED).removesuffix(AGAIN)
     work = options.out / "pictures"
     test = options.exclude or options.data
     how = recipe(base, options.training, options.phases, test, work)
     refinement = REFINEMENT if name.endswith(REFINED) else None
-    return trained_registrar(how, options, refinement=refinement)
+    passes = 2 if AGAIN in name else None
+    return trained_registrar(how, options, refinement=refinement, passes=passes)
 
 
 def elastix(name: str, threads: int):

@@ -121,12 +121,8 @@ def _refined_network(networks: Networks, options: argparse.Namespace) -> Callabl
 def first_stages(registrar: NetworkRegistrar, count: int) -> NetworkRegistrar:
     """A registrar of the first `count` stages of another, with the same weights."""
     from registration.network_registrar import NetworkRegistrar
-    from registration.networks.multi_stage import MultiStageRegistration
+    from registration.networks.registration_network import registration_of
 
     config = replace(registrar.config, stages=registrar.config.stages[:count])
-    network = MultiStageRegistration(
-        registrar.network.stages[:count],
-        composition=config.composition,
-        passes=registrar.network.passes[:count],
-    )
+    network = registration_of(registrar.network.stages[:count], config)
     return NetworkRegistrar(network, config, name=registrar.name)

@@ -50,6 +50,7 @@ def trained_registrar(
     options: argparse.Namespace,
     *,
     refinement: RefinementOptions | None = None,
+    passes: int | None = None,
     known: Path | None = None,
 ) -> NetworkRegistrar:
     """The network of a recipe: from `--model`, from an earlier `--train`, or as shipped.
@@ -60,6 +61,7 @@ def trained_registrar(
         recipe: What is wanted.
         options: Command line with `model`, `train` and `out`.
         refinement: Optimizer steps per pair after the network.
+        passes: How often the network looks at a pair; as the recipe says by default.
         known: Folder of another network that will do where there is none of the recipe.
 
     Raises:
@@ -78,7 +80,7 @@ def trained_registrar(
             f"There are no weights of {recipe.name} in {', '.join(str(p) for p in places)}. "
             "Give --model FOLDER, or --train."
         )
-    return load_registration(folder, refinement=refinement)
+    return load_registration(folder, refinement=refinement, passes=passes)
 
 
 def untouched_network(

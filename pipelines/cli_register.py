@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     help="Networks of --model, or elastix, which needs none.",
 )
 @click.option(
+    "--passes",
+    type=click.IntRange(min=1),
+    help="How often every deformable network looks at the pair, each time at what is left over: "
+    "takes so many times as long and comes nearer. As the model says by default.",
+)
+@click.option(
     "--refine",
     type=click.IntRange(min=0),
     default=0,
@@ -61,6 +67,7 @@ def command(
     out: Path,
     model: Path | None,
     method: str,
+    passes: int | None,
     refine: int,
     refine_bending: float,
     control_points: float,
@@ -78,13 +85,13 @@ def command(
 
     if method == "network" and model is None:
         raise click.UsageError("--method network needs --model; --method elastix needs none.")
-    if method == "elastix" and (model is not None or refine):
-        raise click.UsageError("--model and --refine belong to --method network.")
+    if method == "elastix" and (model is not None or refine or passes):
+        raise click.UsageError("--model, --passes and --refine belong to --method network.")
     try:
         if model is None:
             registrar = _elastix(control_points, threads)
         else:
-            registrar = _networks(model, refine, refine_bending, threads)
+            registrar = _networks(model, passes, refine, refine_bending, threads)
         metrics = register_files(fixed, moving, out, registrar)
     except UnusableFile as error:
         raise click.UsageError(f"{error}.") from error
@@ -96,7 +103,9 @@ def command(
     click.echo(f"Moved image, transform and metrics are in {out}.")
 
 
-def _networks(model: Path, refine: int, bending: float, threads: int) -> Registrar:
+def _networks(
+    model: Path, passes: int | None, refine: int, bending: float, threads: int
+) -> Registrar:
     import contextlib
 
     from pipelines.tensorflow_start import prefer_kernels
@@ -124,7 +133,7 @@ def _networks(model: Path, refine: int, bending: float, threads: int) -> Registr
         if refine:
             objective = replace(trained_similarity(description), bending_weight=bending)
             options = RefinementOptions(steps=refine, objective=objective)
-        return load_registration(model, refinement=options)
+        return load_registration(model, refinement=options, passes=passes)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from error
 

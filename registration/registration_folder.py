@@ -112,7 +112,7 @@ def trained_similarity(description: Mapping[str, Any]) -> Objective:
 
 
 def load_registration(
-    folder: Path, *, refinement: RefinementOptions | None = None
+    folder: Path, *, refinement: RefinementOptions | None = None, passes: int | None = None
 ) -> NetworkRegistrar:
     """Registrar of a folder, its weights verified.
 
@@ -121,13 +121,18 @@ def load_registration(
         refinement: Optimizer steps per pair after the networks. Options without an objective
             take the similarity that the networks were trained with: another one can lead
             away from what they found.
+        passes: How often every deformable stage looks at the pair; as the folder says by default.
 
     Raises:
         RegistrationFolderError: If description or weights are missing, changed, or do not fit.
-        ValueError: If the last stage admits no refinement.
+        ValueError: If the last stage admits no refinement, or a stage no further passes.
     """
     from registration.network_registrar import NetworkRegistrar
-    from registration.networks.registration_network import RegistrationConfig, build_registration
+    from registration.networks.registration_network import (
+        RegistrationConfig,
+        build_registration,
+        registration_of,
+    )
 
     description = read_registration(folder)
     expected = description.get("files", {}).get(WEIGHTS_NAME)
@@ -146,6 +151,9 @@ def load_registration(
             f"The settings in {folder / DESCRIPTION_NAME} do not fit its weights or this version "
             f"of the program: {error}"
         ) from error
+    if passes is not None:
+        config = config.in_passes(passes)
+        network = registration_of(network.stages, config)
     if refinement is not None and refinement.objective is None:
         refinement = replace(refinement, objective=trained_similarity(description))
     return NetworkRegistrar(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import keras
 
 from registration.networks.affine_stage import AffineConfig, affine_stage
 from registration.networks.deformable_network import DeformableConfig, deformable_network
@@ -98,6 +100,18 @@ class RegistrationConfig:
                     f"{name} has {count} along {axis}"
                 )
 
+    def in_passes(self, passes: int) -> RegistrationConfig:
+        """The same stages, every deformable one run so often.
+
+        Raises:
+            ValueError: If a stage admits no further passes.
+        """
+        stages = tuple(
+            replace(stage, passes=passes) if isinstance(stage, DeformableConfig) else stage
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         kinds = {AffineConfig: "affine", DeformableConfig: "deformable"}
@@ -143,5 +157,17 @@ def build_registration(config: RegistrationConfig) -> MultiStageRegistration:
         else deformable_network(stage, image_shape=config.image_shape)
         for stage in config.stages
     ]
+    return registration_of(stages, config)
+
+
+def registration_of(
+    networks: Sequence[keras.Model], config: RegistrationConfig
+) -> MultiStageRegistration:
+    """The networks in a row, run as a configuration says.
+
+    Args:
+        networks: One per stage of the configuration, trained or not.
+        config: Settings that need no other weights: composition and passes.
+    """
     passes = [1 if isinstance(stage, AffineConfig) else stage.passes for stage in config.stages]
-    return MultiStageRegistration(stages, composition=config.composition, passes=passes)
+    return MultiStageRegistration(networks, composition=config.composition, passes=passes)
