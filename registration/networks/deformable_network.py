@@ -26,10 +26,6 @@ FULL_IMAGE_DILATIONS = (1, 2, 4, 8)
 _NORMALIZATION: dict[str, Any] = {"momentum": 0.95, "epsilon": 1e-5}
 """Epsilon below the variance of faint images, which 1e-3, the default, is not."""
 
-FOLD_FREE_SHARE = 0.4
-"""Largest displacement of a control point, as a share of the spacing, at which a cubic
-B-spline cannot fold (Choi and Lee 2000 give 0.48 in 2-D and 0.40 in 3-D)."""
-
 
 @dataclass(frozen=True, slots=True)
 class DeformableConfig:
