@@ -19,10 +19,12 @@ from registration.training import TrainingOptions
 
 OBJECTIVE = Objective("ncc", bending_weight=0.15, folding_weight=1.0)
 
+BETWEEN_PEOPLE = {"stem_stride": 2, "border": 1, "forces": True, "passes": 2, "pass_limit": 0.4}
+
 DEFORMABLE_STAGES = (
-    DeformableConfig((4, 4, 4), kernels=(16, 32, 64, 96), convolutions=2, stem_stride=2, border=1),
-    DeformableConfig((3, 3, 3), kernels=(16, 32, 64), convolutions=2, stem_stride=2, border=1),
-    DeformableConfig((2, 2, 2), kernels=(16, 32), convolutions=3, stem_stride=2, border=1),
+    DeformableConfig((4, 4, 4), kernels=(16, 32, 64, 96), convolutions=2, **BETWEEN_PEOPLE),
+    DeformableConfig((3, 3, 3), kernels=(16, 32, 64), convolutions=2, **BETWEEN_PEOPLE),
+    DeformableConfig((2, 2, 2), kernels=(16, 32), convolutions=3, **BETWEEN_PEOPLE),
 )
 """DIR-1, DIR-2 and DIR-3 between people: control points every 16, 8 and 4 voxels, and beyond images
 that are hardly three of them wide."""
@@ -40,7 +42,7 @@ CONFIG = RegistrationConfig(
 each see one, and votes of its cells nearer than one answer for all of them."""
 
 TRAINING = TrainingOptions(
-    steps=(4000, 2400, 1500, 2000),
+    steps=(4000, 2400, 1500, 600),
     batch_size=4,
     learning_rate=2e-3,
     objective=OBJECTIVE,

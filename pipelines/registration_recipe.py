@@ -20,6 +20,8 @@ CINE_2D: Mapping[str, Any] = {
                 "downsamplings": [4, 4],
                 "kernels": [8, 16, 32, 64],
                 "convolutions": 2,
+                "forces": True,
+                "passes": 2,
             }
         ]
     },
@@ -49,6 +51,9 @@ STACK_3D: Mapping[str, Any] = {
                 "downsamplings": [1, 4, 4],
                 "kernels": [8, 16, 32, 64],
                 "convolutions": 2,
+                "border": 1,
+                "forces": True,
+                "passes": 2,
             }
         ],
     },
@@ -77,6 +82,9 @@ def _patients_stage(halvings: int, kernels: list[int], *, convolutions: int) -> 
         "convolutions": convolutions,
         "stem_stride": 2,
         "border": 1,
+        "forces": True,
+        "passes": 2,
+        "pass_limit": 0.4,
     }
 
 
@@ -98,7 +106,7 @@ BETWEEN_PATIENTS: Mapping[str, Any] = {
         "initialization": "centers",
     },
     "training": {
-        "steps": [4000, 2400, 1500, 2000],
+        "steps": [4000, 2400, 1500, 600],
         "batch_size": 4,
         "learning_rate": 2e-3,
         "objective": {"bending_weight": 0.15, "folding_weight": 1.0},

@@ -13,7 +13,6 @@ from registration.augmentation import Augmentation
 from registration.networks.affine_stage import AffineConfig
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig
-from registration.networks.repeated_passes import register_in_passes
 from registration.objective import Objective
 from registration.training_pairs import Batch
 from registration.warping import compose, warp
@@ -108,12 +107,11 @@ class StageStep:
                 ops.concatenate([fixed, moving], axis=0),
                 ops.concatenate([moving, fixed], axis=0),
             )
-        stage = self.network.stages[self.stage]
         pair = fixed[..., :1], moving[..., :1]
         if training:  # on one pass, and judged as it will be used
-            output = stage([*pair], training=True)
+            output = self.network.stages[self.stage]([*pair], training=True)
         else:
-            output = register_in_passes(stage, *pair, self.network.passes[self.stage])
+            output = self.network.run_stage(self.stage, *pair)
         field = output["displacement_field"]
         moved = warp(moving, field)
         weight = fixed[..., 1:] * ops.stop_gradient(moved[..., 1:])

@@ -62,6 +62,9 @@ class DeformableConfig:
         passes: How often a registration runs the network on a pair, every time on what the passes
             before left over; their control points are added. It is trained on one, so that
             the number can be changed afterwards.
+        pass_limit: Share of the spacing out of which passes after the first move no control point;
+            0.4 keeps a cubic B-spline from folding, where nothing moves as far as that. `None`
+            for no limit.
     """
 
     downsamplings: tuple[int, ...] = (4, 4)
@@ -79,6 +82,7 @@ class DeformableConfig:
     border: int = 0
     forces: bool = False
     passes: int = 1
+    pass_limit: float | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -113,6 +117,8 @@ class DeformableConfig:
             raise ValueError("forces need a normalization: they compare the images' values.")
         if self.passes < 1:
             raise ValueError(f"passes must be 1 or more. Received: {self.passes}")
+        if self.pass_limit is not None and self.pass_limit <= 0:
+            raise ValueError(f"pass_limit must be positive. Received: {self.pass_limit}")
         if self.passes > 1 and (self.diffeomorphic or self.displacement_limit is not None):
             raise ValueError(
                 "passes add displacements, which neither a limit nor velocities allow."

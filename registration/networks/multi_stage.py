@@ -25,6 +25,7 @@ class MultiStageRegistration(keras.Model):
         composition: `"compose"` is exact up to interpolation, `"add"` is what the paper
             does, an approximation for small later fields.
         passes: How often every stage runs, as `register_in_passes` says; once by default.
+        pass_limits: Limit of every stage's later passes; none by default.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
@@ -52,6 +53,7 @@ class MultiStageRegistration(keras.Model):
         *,
         composition: str = "compose",
         passes: Sequence[int] | None = None,
+        pass_limits: Sequence[float | None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -67,12 +69,18 @@ class MultiStageRegistration(keras.Model):
                 f"passes must name 1 or more for each of {len(self.stages)} stages. "
                 f"Received: {self.passes}"
             )
+        self.pass_limits = list(pass_limits or [None] * len(self.stages))
         # stages made of known layers need no first call before weights can be read
         self.built = all(stage.built for stage in self.stages)
 
     def get_config(self) -> dict[str, Any]:
         stages = [keras.saving.serialize_keras_object(stage) for stage in self.stages]
-        own = {"stages": stages, "composition": self.composition, "passes": list(self.passes)}
+        own = {
+            "stages": stages,
+            "composition": self.composition,
+            "passes": list(self.passes),
+            "pass_limits": list(self.pass_limits),
+        }
         return {**super().get_config(), **own}
 
     @classmethod
@@ -99,9 +107,9 @@ class MultiStageRegistration(keras.Model):
         field = None
         moved = moving
         fields, outputs, seen = [], [], []
-        for stage, passes in zip(self.stages[:count], self.passes[:count], strict=True):
+        for number in range(count):
             seen.append(moved)
-            output = register_in_passes(stage, fixed, moved, passes)
+            output = self.run_stage(number, fixed, moved)
             update = output["displacement_field"]
             if field is None:
                 field = update
@@ -117,6 +125,18 @@ class MultiStageRegistration(keras.Model):
             "stages": outputs,
             "stage_moving": seen,
         }
+
+    def run_stage(self, number: int, fixed: Any, moving: Any) -> dict[str, Any]:
+        """Output of one stage in all its passes.
+
+        Args:
+            number: Index of the stage.
+            fixed: Shape `(batch, *shape, 1)`.
+            moving: Same shape, as the earlier stages leave it.
+        """
+        return register_in_passes(
+            self.stages[number], fixed, moving, self.passes[number], self.pass_limits[number]
+        )
 
     def freeze_all_but(self, number: int) -> None:
         """Leave one stage trainable, as each is trained on what the earlier ones give.

@@ -169,5 +169,11 @@ def registration_of(
         networks: One per stage of the configuration, trained or not.
         config: Settings that need no other weights: composition and passes.
     """
-    passes = [1 if isinstance(stage, AffineConfig) else stage.passes for stage in config.stages]
-    return MultiStageRegistration(networks, composition=config.composition, passes=passes)
+    looks = [
+        (1, None) if isinstance(stage, AffineConfig) else (stage.passes, stage.pass_limit)
+        for stage in config.stages
+    ]
+    passes, limits = zip(*looks, strict=True)
+    return MultiStageRegistration(
+        networks, composition=config.composition, passes=passes, pass_limits=limits
+    )

@@ -8,12 +8,10 @@ from keras import ops
 
 from registration.warping import warp
 
-FOLD_FREE_SHARE = 0.4
-"""Largest displacement of a control point, as a share of the spacing, at which a cubic
-B-spline cannot fold (Choi and Lee 2000 give 0.48 in 2-D and 0.40 in 3-D)."""
 
-
-def register_in_passes(network: Any, fixed: Any, moving: Any, passes: int) -> dict[str, Any]:
+def register_in_passes(
+    network: Any, fixed: Any, moving: Any, passes: int, limit: float | None = None
+) -> dict[str, Any]:
     """Output of a stage that runs several times.
 
     Every pass sees the moving image as the passes before have warped it, and its control points are
@@ -21,9 +19,10 @@ def register_in_passes(network: Any, fixed: Any, moving: Any, passes: int) -> di
     that has learnt to register pairs also registers what little it has left over, and gets nearer
     that way: it is trained on one pass, and needs no weights for more.
 
-    Where the images show nothing to go by, displacements would pile up. So the passes after the
-    first move no control point out of the range in which a B-spline cannot fold, nor
-    further out where the first one has left it already.
+    Where the images show nothing to go by, as beyond a small organ, displacements can pile up and
+    fold. Under a limit the passes after the first move no control point out of that range, nor
+    further out where the first one has left it already. Where whole organs move far it is
+    in the way.
 
     Args:
         network: Stage from `[fixed, moving]` to a dictionary; for more than one pass of
@@ -32,6 +31,7 @@ def register_in_passes(network: Any, fixed: Any, moving: Any, passes: int) -> di
         fixed: Shape `(batch, *shape, 1)`.
         moving: Same shape.
         passes: How often it runs.
+        limit: Share of the control point spacing that later passes stay within; `None` for none.
 
     Returns:
         Dictionary as the network gives it.
@@ -44,11 +44,14 @@ def register_in_passes(network: Any, fixed: Any, moving: Any, passes: int) -> di
     if passes == 1:
         return output
     transformer = network.get_layer("transformer")
-    bound = FOLD_FREE_SHARE * ops.convert_to_tensor(transformer.spacing, dtype="float32")
+    spacing = ops.convert_to_tensor(transformer.spacing, dtype="float32")
     for _ in range(passes - 1):
         before = output["control_points"]
         left = network([fixed, warp(moving, output["displacement_field"])])
-        after = ops.maximum(before + left["control_points"], ops.minimum(before, -bound))
-        output["control_points"] = ops.minimum(after, ops.maximum(before, bound))
-        output["displacement_field"] = transformer(output["control_points"], fixed)
+        points = before + left["control_points"]
+        if limit is not None:
+            points = ops.maximum(points, ops.minimum(before, -limit * spacing))
+            points = ops.minimum(points, ops.maximum(before, limit * spacing))
+        output["control_points"] = points
+        output["displacement_field"] = transformer(points, fixed)
     return output

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from keras import ops
@@ -6,7 +8,7 @@ from registration.layers.bspline_field import BSplineField
 from registration.networks.deformable_network import DeformableConfig, deformable_network
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig, build_registration
-from registration.networks.repeated_passes import FOLD_FREE_SHARE, register_in_passes
+from registration.networks.repeated_passes import register_in_passes
 from registration.warping import warp
 
 LAYOUT = DeformableConfig(downsamplings=(2, 2), kernels=4, convolutions=1, border=1)
@@ -43,20 +45,23 @@ def test_every_pass_sees_what_the_ones_before_left_and_adds_to_them(network):
     assert set(found) == {"control_points", "displacement_field"}
     total = first["control_points"] + second["control_points"]
     assert 0.01 < np.abs(second["control_points"]).max() < np.abs(total).max()
-    assert np.abs(total).max() < FOLD_FREE_SHARE * 4
     np.testing.assert_allclose(found["control_points"], total, atol=1e-4)
 
 
-def test_later_passes_leave_the_range_without_folds_no_further_than_the_first():
+def test_under_a_limit_later_passes_go_no_further_out_than_it_and_the_first():
     network = deformable_network(LAYOUT)
     randomize(network, scale=0.6)
     fixed, moving = pair()
-    bound = FOLD_FREE_SHARE * 4
+    bound = 0.4 * 4
     first = values(network([fixed, moving]))["control_points"]
-    found = values(register_in_passes(network, fixed, moving, 4))["control_points"]
+    free, held = (
+        values(register_in_passes(network, fixed, moving, 4, limit))["control_points"]
+        for limit in (None, 0.4)
+    )
+    allowed = np.maximum(np.abs(first), bound) + 1e-5
     assert np.abs(first).max() > bound
-    assert np.all(np.abs(found) <= np.maximum(np.abs(first), bound) + 1e-5)
-    assert np.abs(found[np.abs(first) < bound]).max() == pytest.approx(bound)
+    assert np.any(np.abs(free) > allowed)
+    assert np.all(np.abs(held) <= allowed)
 
 
 def test_one_lattice_of_control_points_stands_for_all_passes(network):
@@ -66,7 +71,9 @@ def test_one_lattice_of_control_points_stands_for_all_passes(network):
 
 
 def test_a_registration_runs_its_stages_as_often_as_its_settings_say(network, tmp_path):
-    settings = RegistrationConfig((DeformableConfig(**{**LAYOUT.to_dict(), "passes": 2}),))
+    settings = RegistrationConfig(
+        (DeformableConfig(**{**LAYOUT.to_dict(), "passes": 2, "pass_limit": 9.0}),)
+    )
     registration = build_registration(settings)
     registration.stages[0].set_weights(network.get_weights())
     expected = values(register_in_passes(network, *pair(), 2))["displacement_field"]
@@ -85,12 +92,14 @@ def test_a_registration_runs_its_stages_as_often_as_its_settings_say(network, tm
     )
     clone = MultiStageRegistration.from_config(registration.get_config())
     assert clone.passes == [2]
+    assert clone.pass_limits == [9.0]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"passes": 0}, "passes must be 1 or more"),
+        ({"pass_limit": 0.0}, "pass_limit must be positive"),
         ({"passes": 2, "diffeomorphic": True}, "passes add displacements"),
         ({"passes": 2, "displacement_limit": 0.4}, "passes add displacements"),
     ],
