@@ -71,9 +71,7 @@ def test_one_lattice_of_control_points_stands_for_all_passes(network):
 
 
 def test_a_registration_runs_its_stages_as_often_as_its_settings_say(network, tmp_path):
-    settings = RegistrationConfig(
-        (DeformableConfig(**{**LAYOUT.to_dict(), "passes": 2, "pass_limit": 9.0}),)
-    )
+    settings = RegistrationConfig((replace(LAYOUT, passes=2, pass_limit=9.0),))
     registration = build_registration(settings)
     registration.stages[0].set_weights(network.get_weights())
     expected = values(register_in_passes(network, *pair(), 2))["displacement_field"]
