@@ -26,7 +26,13 @@ BENDING_WEIGHTS = {"dlir": 0.0, "dlir+bending": 1.0}
 CONFIG = RegistrationConfig(
     (
         DeformableConfig(
-            (1, 3, 3), kernels=(16, 32, 64), convolutions=2, border=1, forces=True, passes=2
+            (1, 3, 3),
+            kernels=(16, 32, 64),
+            convolutions=2,
+            border=1,
+            forces=True,
+            passes=2,
+            pass_limit=0.8,
         ),
     ),
     spacing_mm=(2.0, 2.0, 8.0),
