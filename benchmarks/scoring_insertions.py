@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -99,15 +100,13 @@ def rows_of(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, obj
             yield row
 
 
-def held_out(description: Mapping[str, object]) -> set[str]:
+def held_out(description: Mapping[str, Any]) -> set[str]:
     """Patients that a model's scoring network has not been trained on.
 
     Args:
         description: Contents of `model.json`.
     """
-    training = description.get("training", {})
-    scoring = training.get("scoring", {}) if isinstance(training, Mapping) else {}
-    return set(scoring.get("held_out", ()))
+    return set(description.get("training", {}).get("scoring", {}).get("held_out", ()))
 
 
 def settings(count: int) -> Sequence[GeneratorOptions]:

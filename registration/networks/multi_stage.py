@@ -41,7 +41,7 @@ class MultiStageRegistration(keras.Model):
 
     Raises:
         ValueError: If there is no stage, the composition is not known, or not every stage has a
-            number of passes.
+            number of passes and a limit.
 
     Source:
         de Vos et al., Med Image Anal 2019;52:128-143.
@@ -69,7 +69,12 @@ class MultiStageRegistration(keras.Model):
                 f"passes must name 1 or more for each of {len(self.stages)} stages. "
                 f"Received: {self.passes}"
             )
-        self.pass_limits = list(pass_limits or [None] * len(self.stages))
+        self.pass_limits = [None] * len(self.stages) if pass_limits is None else list(pass_limits)
+        if len(self.pass_limits) != len(self.stages):
+            raise ValueError(
+                f"pass_limits must name one for each of {len(self.stages)} stages. "
+                f"Received: {self.pass_limits}"
+            )
         # stages made of known layers need no first call before weights can be read
         self.built = all(stage.built for stage in self.stages)
 

@@ -112,3 +112,5 @@ def test_every_stage_needs_a_number_of_passes(network):
         MultiStageRegistration([network], passes=[1, 2])
     with pytest.raises(ValueError, match="for each of 1 stages"):
         MultiStageRegistration([network], passes=[0])
+    with pytest.raises(ValueError, match="pass_limits must name one for each of 1 stages"):
+        MultiStageRegistration([network], pass_limits=[])
