@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.results_table import write_results
 from benchmarks.scoring_left_out import by_patient
-from benchmarks.scoring_methods import use_threads
+from benchmarks.scoring_methods import PLAIN, use_threads
 from calcium.simulation.generator import GeneratorOptions
 
 SETTING = GeneratorOptions(
@@ -39,9 +39,7 @@ SETTING = GeneratorOptions(
 ZERO_EVERY = 4
 """One in so many scans has no calcium put into it."""
 
-ANNOTATIONS = (
-    Path(__file__).resolve().parent.parent / "calcium" / "models" / "training" / "annotations"
-)
+ANNOTATIONS = PLAIN / "annotations"
 
 
 def main() -> None:
