@@ -21,17 +21,19 @@ from registration.training import TrainingOptions
 
 WORKING_SPACING_MM = (5.0, 5.0, 5.0)
 
-OBJECTIVE = Objective("ncc", bending_weight=10.0, folding_weight=1.0)
+OBJECTIVE = Objective("ncc", bending_weight=3.0, folding_weight=1.0)
 
 CONFIG = RegistrationConfig(
     (
         AffineConfig(
             3,
-            kernels=(8, 16, 32, 64, 64),
-            poolings=4,
+            kernels=(16, 32, 64, 96),
+            poolings=3,
             fusion="pair",
             head="votes",
             translation_mm=40.0,
+            shrink=2,
+            passes=2,
         ),
         *DEFORMABLE_STAGES,
     ),
@@ -42,12 +44,20 @@ CONFIG = RegistrationConfig(
 """Control points every 80, 40 and 20 mm."""
 
 TRAINING = TrainingOptions(
-    steps=(800, 500, 600, 900),
-    batch_size=1,
+    steps=(2000, 600, 600, 600),
+    batch_size=2,
     learning_rate=1.5e-3,
     objective=OBJECTIVE,
+    second_looks=0.5,
     augmentation=Augmentation(
-        rotation_deg=5.0, scale=0.08, translation=0.02, elastic_vox=1.0, noise=0.01
+        rotation_deg=5.0,
+        scale=0.08,
+        translation=0.02,
+        elastic_vox=1.0,
+        moving_rotation_deg=8.0,
+        moving_scale=0.12,
+        moving_translation=0.06,
+        noise=0.01,
     ),
     evaluate_every=100,
     validation_pairs=12,
@@ -56,7 +66,7 @@ TRAINING = TrainingOptions(
 
 REFINEMENT = RefinementOptions(steps=40, learning_rate=0.3, objective=OBJECTIVE)
 
-TRAINING_SEEDS = range(800_000, 800_024)
+TRAINING_SEEDS = range(800_000, 800_048)
 VALIDATION_SEEDS = range(810_000, 810_004)
 
 

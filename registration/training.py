@@ -44,6 +44,7 @@ class TrainingOptions:
         objective: Similarity and smoothness.
         symmetric: See `StageObjective`.
         inverse_weight: See `StageObjective`.
+        second_looks: See `StageObjective`.
         patch_shape: Patches that deformable stages are trained on; affine ones see whole images.
         augmentation: Random changes of the pairs.
         evaluate_every: Steps between validations, checkpoints and rows of the curve.
@@ -61,6 +62,7 @@ class TrainingOptions:
     objective: Objective = field(default_factory=Objective)
     symmetric: bool = False
     inverse_weight: float = 0.0
+    second_looks: float = 0.0
     patch_shape: tuple[int, ...] | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     evaluate_every: int = 250
@@ -177,6 +179,7 @@ class RegistrationTrainer:
             symmetric=self.options.symmetric,
             inverse_weight=self.options.inverse_weight,
             patch_shape=self.options.patch_shape if deformable else None,
+            second_looks=self.options.second_looks,
         )
         self.network.freeze_all_but(number)
         return StageStep(

@@ -29,12 +29,15 @@ class StageObjective:
             voxel comes back to through both directions, mm² (voxel²). Implies both directions.
         patch_shape: Spatial shape of the patches that the stage is trained on, array order;
             earlier stages see whole images. Whole images by default.
+        second_looks: Share of the batches of which the stage is shown what a first pass of its own
+            leaves over, as it will be in later passes.
     """
 
     objective: Objective
     symmetric: bool = False
     inverse_weight: float = 0.0
     patch_shape: tuple[int, ...] | None = None
+    second_looks: float = 0.0
 
     @property
     def both_ways(self) -> bool:
@@ -159,6 +162,12 @@ class StageStep:
         results = self.network.run(fixed[..., :1], moving[..., :1], self.stage)
         return ops.stop_gradient(warp(moving, results["displacement_field"]))
 
+    def _looked(self, fixed: Any, moving: Any) -> Any:
+        """Moving image and mask as a pass of the stage itself leaves them, without gradient."""
+        stage = self.network.stages[self.stage]
+        output = stage([fixed[..., :1], moving[..., :1]], training=False)
+        return ops.stop_gradient(warp(moving, output["displacement_field"]))
+
     def _augmented(self, batch: dict[str, Any], seed: Any) -> list[Any]:
         import tensorflow as tf
 
@@ -180,6 +189,9 @@ class StageStep:
         def update(batch: dict[str, Any], seed: Any) -> Any:
             fixed, moving = self._augmented(batch, seed)
             moving = self._earlier(fixed, moving)
+            if self.goal.second_looks > 0:
+                again = tf.random.stateless_uniform((), seed + 104729) < self.goal.second_looks
+                moving = tf.cond(again, lambda: self._looked(fixed, moving), lambda: moving)
             if self.goal.patch_shape is not None:
                 fixed, moving = _patches(fixed, moving, batch["corner"], self.goal.patch_shape)
             with tf.GradientTape() as tape:

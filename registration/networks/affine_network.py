@@ -40,6 +40,7 @@ class AffineNetwork(keras.Model):
         center_mm: Center of the transforms, mm; its length sets the dimension.
         bounds: Further arguments of `AffineFromParameters`, or of `AffineFromVotes`, by name.
         normalized: Whether images, pooled features and what the head gives are normalized by batch.
+        shrink: Voxels that are averaged to one along every axis before the first convolution.
         **kwargs: Passed to `keras.Model`.
 
     Call arguments:
@@ -68,6 +69,7 @@ class AffineNetwork(keras.Model):
         center_mm: Sequence[float] = (0.0, 0.0, 0.0),
         bounds: dict[str, Any] | None = None,
         normalized: bool = False,
+        shrink: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,6 +82,7 @@ class AffineNetwork(keras.Model):
         self.center_mm = tuple(float(v) for v in center_mm)
         self.bounds = dict(bounds or {})
         self.normalized = bool(normalized)
+        self.shrink = int(shrink)
         kind = AffineFromVotes if head == "votes" else AffineFromParameters
         self.transform = kind(self.center_mm, name="transform", **self.bounds)
         self.encoder_layers = self._encoder_layers(len(self.center_mm))
@@ -103,12 +106,12 @@ class AffineNetwork(keras.Model):
         average = (
             library.GlobalAveragePooling3D if dimension == 3 else library.GlobalAveragePooling2D
         )
-        layers: list[keras.layers.Layer] = []
+        # TensorFlow has no half-precision 3-D pooling on CPUs.
+        layers = [pooling(self.shrink, dtype="float32")] if self.shrink > 1 else []
         if self.normalized:
             layers.append(self._normalization())
         for number, kernels in enumerate(self.filters):
             if number:
-                # TensorFlow has no half-precision 3-D pooling on CPUs.
                 layers.append(pooling(2, dtype="float32"))
                 if self.normalized:
                     layers.append(self._normalization())
@@ -176,4 +179,5 @@ class AffineNetwork(keras.Model):
             "center_mm": self.center_mm,
             "bounds": self.bounds,
             "normalized": self.normalized,
+            "shrink": self.shrink,
         }

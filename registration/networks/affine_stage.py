@@ -36,6 +36,11 @@ class AffineConfig:
         max_scale: Bound of each scaling; its inverse is the other one.
         max_shear: Bound of each shear, without unit.
         normalization: As in `DeformableConfig`.
+        shrink: Voxels that are averaged to one along every axis before the first convolution: many
+            times faster, and what an affine transform does shows in coarse images.
+        passes: As in `DeformableConfig`; the matrices of all passes are multiplied. An affine
+            network has to be trained for it (`second_looks` of `TrainingOptions`): it learns to
+            turn and stretch by what pairs need on average, which is too much for what is left.
     """
 
     dimension: int = 3
@@ -49,6 +54,8 @@ class AffineConfig:
     max_scale: float = 2.0
     max_shear: float = 0.3
     normalization: Literal["batch"] | None = "batch"
+    shrink: int = 1
+    passes: int = 1
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, ...]] = {
@@ -64,6 +71,10 @@ class AffineConfig:
                 )
         if self.max_scale <= 1.0:
             raise ValueError(f"max_scale must be above 1. Received: {self.max_scale}")
+        if min(self.passes, self.shrink) < 1:
+            raise ValueError(
+                f"passes and shrink must be 1 or more. Received: {self.passes} and {self.shrink}"
+            )
         object.__setattr__(self, "dense_units", tuple(int(n) for n in self.dense_units))
         if not isinstance(self.kernels, int):
             object.__setattr__(self, "kernels", tuple(int(n) for n in self.kernels))
@@ -79,6 +90,11 @@ class AffineConfig:
         if isinstance(self.kernels, int):
             return (self.kernels,) * (self.poolings + 1)
         return self.kernels
+
+    @property
+    def cell_vox(self) -> int:
+        """Edge of what becomes one value of the last feature map, voxels."""
+        return int(self.shrink * 2**self.poolings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -111,6 +127,7 @@ def affine_stage(config: AffineConfig, *, spacing: tuple[float, ...]) -> keras.M
         center_mm=(0.0,) * config.dimension,
         bounds=_bounds(config, spacing),
         normalized=config.normalization == "batch",
+        shrink=config.shrink,
         name="air",
     )
     pair = [fixed, moving] if network.twin else layers.Concatenate(name="pair")([fixed, moving])
@@ -125,7 +142,7 @@ def _bounds(config: AffineConfig, spacing: tuple[float, ...]) -> dict[str, Any]:
     if config.head == "votes":
         return {
             "spacing": spacing,
-            "cell_vox": 2**config.poolings,
+            "cell_vox": config.cell_vox,
             "translation_mm": config.translation_mm,
         }
     return {

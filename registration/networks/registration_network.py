@@ -80,7 +80,7 @@ class RegistrationConfig:
     def least_size(self) -> int:
         """Voxels that an image needs along every axis: fewer are pooled to nothing."""
         affine = [stage for stage in self.stages if isinstance(stage, AffineConfig)]
-        return max((2**stage.poolings for stage in affine), default=1)
+        return max((stage.cell_vox for stage in affine), default=1)
 
     def check_shape(self, shape: Sequence[int], name: str) -> None:
         """Refuse an image of which the poolings of an affine stage would leave nothing.
@@ -102,6 +102,9 @@ class RegistrationConfig:
 
     def in_passes(self, passes: int) -> RegistrationConfig:
         """The same stages, every deformable one run so often.
+
+        Affine ones keep their passes: a second one of those that have not been trained for it
+        turns and stretches too far.
 
         Raises:
             ValueError: If a stage admits no further passes.
@@ -169,11 +172,12 @@ def registration_of(
         networks: One per stage of the configuration, trained or not.
         config: Settings that need no other weights: composition and passes.
     """
-    looks = [
-        (1, None) if isinstance(stage, AffineConfig) else (stage.passes, stage.pass_limit)
-        for stage in config.stages
-    ]
-    passes, limits = zip(*looks, strict=True)
     return MultiStageRegistration(
-        networks, composition=config.composition, passes=passes, pass_limits=limits
+        networks,
+        composition=config.composition,
+        passes=[stage.passes for stage in config.stages],
+        pass_limits=[
+            stage.pass_limit if isinstance(stage, DeformableConfig) else None
+            for stage in config.stages
+        ],
     )

@@ -14,8 +14,9 @@ def register_in_passes(
 ) -> dict[str, Any]:
     """Output of a stage that runs several times.
 
-    Every pass sees the moving image as the passes before have warped it, and its control points are
-    added to theirs, so that one lattice of control points stands for all. A network
+    Every pass sees the moving image as the passes before have warped it. Its control points are
+    added to theirs, so that one lattice of control points stands for all; its affine matrix is
+    multiplied with theirs. A network
     that has learnt to register pairs also registers what little it has left over, and gets nearer
     that way: it is trained on one pass, and needs no weights for more.
 
@@ -26,12 +27,13 @@ def register_in_passes(
 
     Args:
         network: Stage from `[fixed, moving]` to a dictionary; for more than one pass of
-            `control_points` and `displacement_field`, voxels, made of each other by its layer
-            `transformer`.
+            `displacement_field`, voxels, and either the `control_points` of which its layer
+            `transformer` makes it, or the `matrix` of which its layer `affine_field` does.
         fixed: Shape `(batch, *shape, 1)`.
         moving: Same shape.
         passes: How often it runs.
         limit: Share of the control point spacing that later passes stay within; `None` for none.
+            An affine stage has none.
 
     Returns:
         Dictionary as the network gives it.
@@ -41,17 +43,26 @@ def register_in_passes(
         (arXiv:1907.12353).
     """
     output = dict(network([fixed, moving]))
-    if passes == 1:
-        return output
-    transformer = network.get_layer("transformer")
-    spacing = ops.convert_to_tensor(transformer.spacing, dtype="float32")
     for _ in range(passes - 1):
-        before = output["control_points"]
         left = network([fixed, warp(moving, output["displacement_field"])])
-        points = before + left["control_points"]
-        if limit is not None:
-            points = ops.maximum(points, ops.minimum(before, -limit * spacing))
-            points = ops.minimum(points, ops.maximum(before, limit * spacing))
-        output["control_points"] = points
-        output["displacement_field"] = transformer(points, fixed)
+        if "matrix" in output:
+            output["matrix"] = ops.matmul(output["matrix"], left["matrix"])
+            field = network.get_layer("affine_field")(output["matrix"], fixed)
+        else:
+            transformer = network.get_layer("transformer")
+            output["control_points"] = _added(
+                output["control_points"], left["control_points"], transformer.spacing, limit
+            )
+            field = transformer(output["control_points"], fixed)
+        output["displacement_field"] = field
     return output
+
+
+def _added(before: Any, update: Any, spacing: Any, limit: float | None) -> Any:
+    """Control points of a further pass on top of those before it, as far as the limit allows."""
+    points = before + update
+    if limit is None:
+        return points
+    bound = limit * ops.convert_to_tensor(spacing, dtype="float32")
+    points = ops.maximum(points, ops.minimum(before, -bound))
+    return ops.minimum(points, ops.maximum(before, bound))

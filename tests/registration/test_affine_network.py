@@ -55,6 +55,22 @@ def test_normalized_twin_forgets_brightness_once_it_has_seen_a_batch():
     assert np.abs(np.asarray(network(pair)) - before).max() > 1e-3
 
 
+def test_a_shrinking_network_sees_means_of_voxels_and_answers_in_those_of_the_image():
+    """Against the same weights, given the means, whose voxels are twice as wide."""
+    layout = {"filters": (4, 6), "dense_units": (8,), "head": "votes"}
+    whole = AffineNetwork(shrink=2, bounds={"spacing": (1.0, 2.0, 3.0), "cell_vox": 4}, **layout)
+    coarse = AffineNetwork(bounds={"spacing": (2.0, 4.0, 6.0), "cell_vox": 2}, **layout)
+    image = images(shape=(8, 12, 16))
+    means = image.reshape(2, 4, 2, 6, 2, 8, 2, 2).mean(axis=(2, 4, 6))
+    whole(image), coarse(means)
+    rng = np.random.default_rng(1)
+    weights = [rng.normal(0.0, 0.2, w.shape) for w in whole.get_weights()]
+    whole.set_weights(weights)
+    coarse.set_weights(weights)
+    assert np.abs(whole(image) - np.eye(4)).max() > 0.05
+    np.testing.assert_allclose(whole(image), coarse(means), rtol=1e-4, atol=1e-4)
+
+
 def test_two_dimensional_network_gives_matrices_of_three():
     network = AffineNetwork((4,), (8,), center_mm=(0.0, 0.0))
     assert network(images(shape=(6, 8))).shape == (2, 3, 3)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from registration.layers.affine_field import AffineField
 from registration.layers.bspline_field import BSplineField
+from registration.networks.affine_stage import AffineConfig, affine_stage
 from registration.networks.deformable_network import DeformableConfig, deformable_network
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig, build_registration
@@ -68,6 +70,39 @@ def test_one_lattice_of_control_points_stands_for_all_passes(network):
     found = values(register_in_passes(network, *pair(), 2))
     field = BSplineField((4, 4), border=1)(found["control_points"], pair()[0])
     np.testing.assert_allclose(found["displacement_field"], field, atol=1e-4)
+
+
+def test_matrices_of_passes_are_multiplied_the_first_one_applied_last():
+    layout = AffineConfig(2, kernels=4, poolings=2, fusion="pair", head="votes")
+    network = affine_stage(layout, spacing=(1.0, 2.0))
+    randomize(network, scale=0.5)
+    fixed, moving = pair()
+    first = values(network([fixed, moving]))
+    second = values(network([fixed, warp(moving, first["displacement_field"])]))
+    found = values(register_in_passes(network, fixed, moving, 2))
+    assert np.abs(second["matrix"] - np.eye(3)).max() > 0.02
+    # a point of the fixed image goes through the last matrix before it meets the moving image
+    total = first["matrix"] @ second["matrix"]
+    assert np.abs(total - second["matrix"] @ first["matrix"]).max() > 1e-3
+    np.testing.assert_allclose(found["matrix"], total, atol=1e-5)
+    field = values({"field": AffineField((1.0, 2.0))(found["matrix"], fixed)})["field"]
+    np.testing.assert_allclose(found["displacement_field"], field, atol=1e-4)
+
+
+def test_affine_stages_keep_their_passes_when_those_of_the_others_are_set():
+    settings = RegistrationConfig((AffineConfig(2), LAYOUT)).in_passes(3)
+    assert [stage.passes for stage in settings.stages] == [1, 3]
+
+
+def test_an_affine_stage_runs_as_often_as_its_settings_say():
+    registration = build_registration(RegistrationConfig((AffineConfig(2, passes=2), LAYOUT)))
+    assert registration.passes == [2, 1]
+
+
+@pytest.mark.parametrize("changes", [{"passes": 0}, {"shrink": 0}])
+def test_affine_stages_refuse_no_pass_and_no_voxel(changes):
+    with pytest.raises(ValueError, match="passes and shrink must be 1 or more"):
+        AffineConfig(2, **changes)
 
 
 def test_a_registration_runs_its_stages_as_often_as_its_settings_say(network, tmp_path):

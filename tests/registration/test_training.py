@@ -3,9 +3,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from keras import ops
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from registration.augmentation import Augmentation
@@ -18,6 +20,7 @@ from registration.objective import Objective
 from registration.training import RegistrationTrainer, TrainingOptions
 from registration.training_pairs import ImageCache, PairSampler
 from registration.training_step import StageObjective, StageStep
+from registration.warping import warp
 
 DIRNET = RegistrationConfig((DeformableConfig((3, 3), kernels=8, hidden_layers=1),))
 QUIET = {"report": lambda line: None}
@@ -289,6 +292,25 @@ def test_symmetric_losses_do_not_know_which_image_is_fixed(folder, tmp_path):
     batch = run._sampler.batch(0, 0)
     swapped = {"fixed": batch["moving"], "moving": batch["fixed"]}
     assert step.judge(batch) == pytest.approx(step.judge(swapped), rel=1e-4)
+
+
+def test_a_second_look_is_trained_on_what_the_first_leaves(folder, tmp_path):
+    config = RegistrationConfig((DeformableConfig((3, 3), kernels=8, normalization=None),))
+    run = trainer(folder, tmp_path / "run", config=config)
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0, 0.2, w.shape) for w in run.network.stages[0].get_weights()]
+    batch = run._sampler.batch(0, 0)
+    losses = {}
+    for share in (0.0, 1.0):
+        run.network.stages[0].set_weights(weights)
+        goal = StageObjective(Objective("ncc"), second_looks=share)
+        step = StageStep(run.network, config, 0, goal, Augmentation(), keras.optimizers.SGD(1e-9))
+        losses[share] = step.update(batch, (1, 0))
+    fixed, moving = (ops.convert_to_tensor(batch[name]) for name in ("fixed", "moving"))
+    first = run.network.stages[0]([fixed[..., :1], moving[..., :1]])["displacement_field"]
+    expected, _ = step.losses(fixed, warp(moving, first), training=True)
+    assert losses[1.0] == pytest.approx(float(ops.mean(expected)), abs=1e-5)
+    assert abs(losses[1.0] - losses[0.0]) > 1e-3
 
 
 def test_inverse_consistency_of_opposite_shifts_is_zero_and_of_equal_ones_their_double():
