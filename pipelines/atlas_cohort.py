@@ -20,6 +20,7 @@ from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from pipelines.volume_contents import read_image
 from registration.atomic_files import write_atomically
+from registration.image_files import has_plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,8 +116,11 @@ def find_spacing_mm(entries: Sequence[CohortEntry], modality: Modality) -> float
         return CT_SPACING_MM
     volumes, extents = [], []
     for entry in entries:
+        path = entry.candidate.files[0]
+        if not has_plain_name(path):
+            continue
         reader = sitk.ImageFileReader()
-        reader.SetFileName(str(entry.candidate.files[0]))
+        reader.SetFileName(str(path))
         try:
             reader.ReadImageInformation()
         except RuntimeError:

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from registration.atomic_files import PART_PREFIX, placing
+from registration.image_files import read_image_file
 from registration.pair_preparation import gray_image
 
 IMAGE_SUFFIXES = (
@@ -87,7 +88,9 @@ def read_pair_image(path: Path) -> sitk.Image:
     """
     if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES):
         try:
-            image = gray_image(sitk.ReadImage(str(path)))
+            image = gray_image(read_image_file(path))
+        except UnicodeError as error:
+            raise UnusableFile(str(error)) from None
         except (RuntimeError, ValueError) as error:
             raise UnusableFile(f"{path.name} cannot be read as a gray image") from error
         if image.GetDimension() not in (2, 3):

@@ -16,6 +16,7 @@ from pipelines.discovery import find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from pipelines.scan import Scan
+from registration.image_files import read_image_file
 
 PRESET_KVP = 120.0
 """Tube voltage that 130 HU is defined for [kV] (Agatston 1990 and scanner practice since)."""
@@ -78,7 +79,7 @@ def read_mask(path: Path, labels: Sequence[int] = ()) -> sitk.Image:
         Own.
     """
     try:
-        mask = sitk.ReadImage(str(path))
+        mask = read_image_file(path)
     except RuntimeError:
         raise ValueError(
             f"{path} cannot be read as a mask; it must be a NIfTI, NRRD or MetaImage file"

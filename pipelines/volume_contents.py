@@ -42,14 +42,13 @@ from pipelines.volume_headers import (
     suffix_of,
     volume_suffix,
 )
+from registration.image_files import has_plain_name
 
 SHEARED = "the axes are not perpendicular, as in a conversion from a scan with gantry tilt"
 """What is wrong with a volume whose directions are not orthonormal."""
 
 _NOT_NUMBERS = "holds values that are not numbers"
 _DATA_FILE_LINE = re.compile(rb"(?im)^(\s*ElementDataFile\s*[=:]|data ?file:)[^\r\n]*")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-"""What `os.fsdecode` makes of a byte of a file name that is not UTF-8."""
 
 _MAX_EXCESS_BYTES = 2**20
 _CHUNK_BYTES = 2**20
@@ -89,13 +88,10 @@ def read_image(files: Sequence[Path], name: str) -> sitk.Image:
 
 
 def _has_readable_names(files: Sequence[Path], suffix: str) -> bool:
-    """Whether ITK will read a file that should have this suffix: it goes by the one it has.
-
-    SimpleITK ends the process on names that are not UTF-8.
-    """
+    """Whether ITK will read a file that should have this suffix: it goes by the one it has."""
     own = suffix_of(files[0].name)
     is_fitting = own is not None and own != ".nii.gz" and FORMATS[own] == FORMATS[suffix]
-    return is_fitting and not any(_SURROGATE.search(str(path)) for path in files)
+    return is_fitting and all(has_plain_name(path) for path in files)
 
 
 def _with_plain_names(files: Sequence[Path], suffix: str) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from registration.augmentation import Augmentation
 from registration.cohort import Cohort, CohortImage
 from registration.geometry import ImageGrid
+from registration.image_files import read_image_file
 from registration.networks.registration_network import RegistrationConfig
 from registration.pair_preparation import (
     check_numbers,
@@ -211,7 +212,7 @@ def file_state(path: Path, base: Path | None = None) -> tuple[str, int, int]:
 
 def _scalar_image(path: Path, dimension: int) -> sitk.Image:
     try:
-        read = sitk.ReadImage(str(path))
+        read = read_image_file(path)
     except RuntimeError as error:
         raise ValueError(
             f"{path.name} cannot be read as an image; replace it, or take it out"
