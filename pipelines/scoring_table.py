@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from calcium.counting_rule import CountingRule
 from calcium.labeled_scan import LabeledScan
 from calcium.networks.predictor import Predictor
+from calcium.orientation import Orientation
 from calcium.territories import VesselAtlas
 from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from calcium.training_from_scores import (
@@ -47,6 +48,9 @@ LOGGER = logging.getLogger(__name__)
 
 TERRITORY_COLUMNS = {"lm_lad": "LM/LAD", "lcx": "LCX", "rca": "RCA"}
 """Columns of the table with scores by coronary territory; all three or none."""
+
+PREPARATION = 2
+"""Version of the way scans are prepared; those that another one has kept are made anew."""
 
 
 class UnusableScoreTable(ValueError):  # noqa: N818 (the name says what is wrong)
@@ -138,7 +142,7 @@ def fine_tune_model(
     scoring = dict(model.description["scoring"])
     if scoring["network"] != "additive":
         raise ModelError(f"only additive models can be trained further. Received: {place}")
-    scans = list(_prepared(read_score_table(table), model, out / "work" / "scans"))
+    scans = list(prepared_scans(read_score_table(table), model, out / "work" / "scans"))
     try:
         training, judges = split_scans(scans)
     except ValueError as error:
@@ -153,7 +157,7 @@ def fine_tune_model(
     return found
 
 
-def _prepared(rows: Sequence[TableRow], model: Model, cache: Path) -> Iterator[ScoredScan]:
+def prepared_scans(rows: Sequence[TableRow], model: Model, cache: Path) -> Iterator[ScoredScan]:
     """Scans on the lattice, kept in a cache by the bytes of their files."""
     cache.mkdir(parents=True, exist_ok=True)
     heart = model.scorer.heart
@@ -167,8 +171,8 @@ def _prepared(rows: Sequence[TableRow], model: Model, cache: Path) -> Iterator[S
         except UnusableSeries as refusal:
             LOGGER.warning("line %d: %s; left out", number, refusal)
             continue
-        key = hashlib.sha256(f"{scan.content_hash} {model.model_hash}".encode()).hexdigest()[:24]
-        path = cache / f"{key}.npz"
+        parts = f"{PREPARATION} {scan.content_hash} {model.model_hash}"
+        path = cache / f"{hashlib.sha256(parts.encode()).hexdigest()[:24]}.npz"
         if not path.exists():
             save_lattice_scan(path, _lattice(scan.image, scan.scan_id, model, heart))
             LOGGER.info("line %d: prepared", number)
@@ -176,12 +180,13 @@ def _prepared(rows: Sequence[TableRow], model: Model, cache: Path) -> Iterator[S
 
 
 def _lattice(image: sitk.Image, name: str, model: Model, heart: Ellipsoid) -> LatticeScan:
-    """A scan on the lattice; where its coronary calcium is, nobody knows."""
-    grid = ImageGrid.from_image(image)
+    """A scan on the lattice, upright as the scorer sees it; where its calcium is, nobody knows."""
+    native = ImageGrid.from_image(image)
     matrix = affine_matrix(model.aligner.align(image).atlas_to_scan)
-    volume = sitk.GetArrayFromImage(image)
+    orientation = Orientation.of(native)
+    volume = np.ascontiguousarray(orientation.apply(sitk.GetArrayViewFromImage(image)))
     nowhere = np.zeros(volume.shape, bool)
-    labeled = LabeledScan(name, name, scan_kind(grid), volume, grid, matrix, nowhere)
+    labeled = LabeledScan(name, name, scan_kind(native), volume, orientation.grid, matrix, nowhere)
     return lattice_scan(labeled, heart, model.scorer.preset)
 
 
