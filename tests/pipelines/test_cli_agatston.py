@@ -108,6 +108,19 @@ def test_mask_of_another_scan_is_a_usage_error(scan: Path, tmp_path: Path) -> No
     assert "0.7 x 0.7 x 3 mm" in result.stderr
 
 
+def test_mask_with_an_unmarked_background_is_a_usage_error(scan: Path, tmp_path: Path) -> None:
+    values = np.full(GRID.shape, np.nan, dtype=np.float32)
+    values[3, 5:13, 3:11] = 1
+    path = tmp_path / "mask.nrrd"
+    sitk.WriteImage(GRID.to_image(values), str(path))
+    result = invoke(scan, path)
+    assert result.exit_code == 2
+    assert "write 0 outside of what may count" in result.stderr
+    # a label that is asked for says by itself what is inside
+    chosen = invoke(scan, path, "--label", "1", "--preset", "agatston-1990", "--json")
+    assert json.loads(chosen.stdout)[0]["agatston"] == pytest.approx(SLICE_SCORE)
+
+
 def test_mask_that_is_no_image_is_a_usage_error(scan: Path, tmp_path: Path) -> None:
     path = tmp_path / "mask.txt"
     path.write_text("not an image")
