@@ -66,14 +66,14 @@ def score_mask(
         grid: Native grid; its third spacing is the distance between slice positions.
         preset: Definition of the score, by name or as a `Preset`.
         calibration_mg_per_hu_cm3: Mass calibration factor of scanner and protocol,
-            mg/(HU cm³).
+            mg/(HU cm³), above 0.
 
     Returns:
         The scores: 0.0 everywhere and no lesion if nothing counts.
 
     Raises:
         ValueError: If the shapes of volume, mask and grid differ, the mask holds values that
-            are not finite, or the preset is unknown.
+            are not finite, the calibration factor is not above 0, or the preset is unknown.
 
     Source:
         Agatston et al., J Am Coll Cardiol 1990;15:827-832; mass: Hong et al., Radiology
@@ -95,6 +95,11 @@ def score_mask(
     mean_hu = float(counted_hu.mean()) if counted_hu.size else None
     mass_mg = None
     if calibration_mg_per_hu_cm3 is not None:
+        if not 0 < calibration_mg_per_hu_cm3 < np.inf:
+            raise ValueError(
+                "the mass calibration must be a number above 0 mg/(HU cm³). "
+                f"Received: {calibration_mg_per_hu_cm3}"
+            )
         mass_mg = calibration_mg_per_hu_cm3 * (mean_hu or 0.0) * volume_mm3 / MM3_PER_CM3
     return AgatstonResult(
         preset=preset.name,

@@ -86,6 +86,15 @@ def test_json_holds_the_lesions(scan: Path, mask: Path) -> None:
     assert lesion["center_mm"] == pytest.approx(center, abs=1e-3)
 
 
+@pytest.mark.parametrize("factor", ["-1", "0", "nan", "inf"])
+def test_a_mass_calibration_that_is_none_is_a_usage_error(
+    scan: Path, mask: Path, factor: str
+) -> None:
+    result = invoke(scan, mask, "--calibration", factor)
+    assert result.exit_code == 2
+    assert "the mass calibration must be a number above 0" in result.stderr
+
+
 def test_unknown_voltage_is_said_and_nothing_is_converted(scan: Path, mask: Path) -> None:
     assert "130 HU is defined for 120 kV" in invoke(scan, mask).stderr
 
