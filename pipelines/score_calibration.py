@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from calcium.calibration import LEAST_PER_BIN, Calibration, fit_calibration
 from calcium.presets import DEFAULT_PRESET
 from pipelines.model import read_description, update_description
-from pipelines.score_pairs import ScorePairs, UnusableTable
+from pipelines.score_pairs import ScorePairs
+from pipelines.table_rows import UnusableTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

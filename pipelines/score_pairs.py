@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.discovery import DICOM_SUFFIXES
+from pipelines.table_rows import UnusableTable, read_rows
 from pipelines.volume_headers import suffix_of
 
 KEY_COLUMNS = ("scan_id", "scan", "source")
@@ -26,10 +26,6 @@ _MORE_FILES = re.compile(r"(?P<mark> \[(?:[^\[\]]|\[[^\[\]]*\])+ and \d+ more\])
 _SAME_FILE = re.compile(r"^(?P<name>.+)(?P<mark> \[(?P=name)\])$")
 """How `pipelines.discovery` marks series in one folder, `p1 [IM1.dcm and 9 more]`, and files of
 one path, `a.nii [a.nii]`. Brackets that a folder's own name ends with are no such mark."""
-
-
-class UnusableTable(ValueError):  # noqa: N818 (the name says what is wrong, not that it is an error)
-    """A table of scores that cannot be read or joined, with the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +84,15 @@ def read_pairs(predicted_csv: Path, reference_csv: Path) -> ScorePairs:
         The pairs, in the order of the reference.
 
     Raises:
-        UnusableTable: If a column is missing, a score is not a number or negative, a
-            scan is named twice or by nothing, a name is ambiguous, or no scan is in both.
+        UnusableTable: If a column is missing, a row has more cells than the header, a score
+            is not a number or negative, a scan is named twice or by nothing, a name is
+            ambiguous, or no scan is in both.
 
     Source:
         Own.
     """
-    predictions = list(_read_rows(predicted_csv, ("scan_id", "agatston")).values())
-    references = _read_rows(reference_csv, ("agatston",))
+    predictions = list(read_rows(predicted_csv, ("scan_id", "agatston")).values())
+    references = read_rows(reference_csv, ("agatston",))
     names = _names(references, reference_csv.name)
     found = [_find_row(name, predictions, predicted_csv.name) for name in names]
     _refuse_rows_named_twice(names, found, reference_csv.name)
@@ -114,26 +111,6 @@ def read_pairs(predicted_csv: Path, reference_csv: Path) -> ScorePairs:
         )
     n_scored = sum(_is_scored(row) for row in predictions)
     return _to_pairs(pairs, predicted_csv.name, unscored, unknown, n_scored - len(pairs))
-
-
-def _read_rows(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
-    """Rows of a table by the line of the file on which each ends, counted from 1."""
-    rows: dict[int, dict[str, str]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                rows[reader.line_num] = {k: v or "" for k, v in row.items() if k}
-    except (UnicodeDecodeError, csv.Error):
-        raise UnusableTable(f"{path.name} is not a table in UTF-8 CSV") from None
-    if not rows:
-        raise UnusableTable(f"{path.name} has no rows")
-    missing = [column for column in columns if column not in next(iter(rows.values()))]
-    if missing:
-        raise UnusableTable(
-            f"{path.name} must have the columns {', '.join(columns)}; missing: {', '.join(missing)}"
-        )
-    return rows
 
 
 def _names(references: Mapping[int, dict[str, str]], table: str) -> list[str]:

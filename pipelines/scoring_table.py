@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import math
@@ -42,6 +41,7 @@ from pipelines.model import (
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from pipelines.run import scan_kind
+from pipelines.table_rows import UnusableTable, read_rows
 from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
 
 LOGGER = logging.getLogger(__name__)
@@ -62,11 +62,13 @@ class TableRow:
     """One scan of the table.
 
     Args:
+        line: Where it stands in the table, counted from 1.
         path: Folder, archive or file of the scan.
         agatston: Reference score.
         territories: Reference scores by territory, `None` where the table has none.
     """
 
+    line: int
     path: Path
     agatston: float
     territories: dict[str, float] | None
@@ -79,27 +81,26 @@ def read_score_table(path: Path) -> list[TableRow]:
         path: The table; scans are paths relative to its folder, or absolute.
 
     Raises:
-        UnusableScoreTable: If a column is missing, a score is none, or a scan does not exist.
+        UnusableScoreTable: If a column is missing, a row has more cells than the header, a score
+            is none, or a scan does not exist.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [
-                {k: (v or "").strip() for k, v in r.items() if k} for r in csv.DictReader(stream)
-            ]
-    except (UnicodeDecodeError, csv.Error):
-        raise UnusableScoreTable(f"{path.name} is not a table in UTF-8 CSV") from None
-    if not rows or not {"scan", "agatston"} <= set(rows[0]):
-        raise UnusableScoreTable(f"{path.name} needs rows under the columns scan and agatston")
-    given = [name for name in TERRITORY_COLUMNS if name in rows[0]]
+        rows = read_rows(path, ("scan", "agatston"))
+    except UnusableTable as error:
+        raise UnusableScoreTable(str(error)) from error
+    columns = next(iter(rows.values()))
+    given = [name for name in TERRITORY_COLUMNS if name in columns]
     if given and len(given) < len(TERRITORY_COLUMNS):
         raise UnusableScoreTable(
             f"{path.name} needs all of the columns {', '.join(TERRITORY_COLUMNS)}, or none. "
             f"Received: {', '.join(given)}"
         )
-    return [_row(path, number, row, bool(given)) for number, row in enumerate(rows, start=2)]
+    return [_row(path, line, row, bool(given)) for line, row in rows.items()]
 
 
-def _row(table: Path, line: int, row: dict[str, str], by_territory: bool) -> TableRow:
+def _row(table: Path, line: int, cells: dict[str, str], by_territory: bool) -> TableRow:
+    row = {column: cell.strip() for column, cell in cells.items()}
+
     def score(column: str) -> float:
         try:
             value = float(row[column])
@@ -116,7 +117,7 @@ def _row(table: Path, line: int, row: dict[str, str], by_territory: bool) -> Tab
     if not row["scan"] or not place.exists():
         raise UnusableScoreTable(f"line {line} of {table.name}: the scan does not exist there")
     parts = {TERRITORY_COLUMNS[c]: score(c) for c in TERRITORY_COLUMNS} if by_territory else None
-    return TableRow(place, score("agatston"), parts)
+    return TableRow(line, place, score("agatston"), parts)
 
 
 def fine_tune_model(
@@ -161,21 +162,23 @@ def prepared_scans(rows: Sequence[TableRow], model: Model, cache: Path) -> Itera
     """Scans on the lattice, kept in a cache by the bytes of their files."""
     cache.mkdir(parents=True, exist_ok=True)
     heart = model.scorer.heart
-    for number, row in enumerate(rows, start=2):
+    for row in rows:
         series = find_series([row.path])
         if len(series) != 1:
-            LOGGER.warning("line %d: holds %d series, one is needed; left out", number, len(series))
+            LOGGER.warning(
+                "line %d: holds %d series, one is needed; left out", row.line, len(series)
+            )
             continue
         try:
             scan = read_scan(series[0])
         except UnusableSeries as refusal:
-            LOGGER.warning("line %d: %s; left out", number, refusal)
+            LOGGER.warning("line %d: %s; left out", row.line, refusal)
             continue
         parts = f"{PREPARATION} {scan.content_hash} {model.model_hash}"
         path = cache / f"{hashlib.sha256(parts.encode()).hexdigest()[:24]}.npz"
         if not path.exists():
             save_lattice_scan(path, _lattice(scan.image, scan.scan_id, model, heart))
-            LOGGER.info("line %d: prepared", number)
+            LOGGER.info("line %d: prepared", row.line)
         yield ScoredScan(load_lattice_scan(path), row.agatston, row.territories)
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from pipelines.cli import main
 from pipelines.evaluation import evaluate_pairs
 from pipelines.evaluation_figures import draw_figures
-from pipelines.score_pairs import UnusableTable, read_pairs
+from pipelines.score_pairs import read_pairs
+from pipelines.table_rows import UnusableTable
 
 COLUMNS = [
     "scan_id",
@@ -198,6 +199,8 @@ def test_exchanged_scores_leave_a_dash_for_what_is_undefined(tmp_path: Path) -> 
         (["scan_id"], [["a1"]], r"missing: agatston"),
         (["name", "agatston"], [["a1", 0]], r"one of the columns scan_id, scan, source"),
         (["scan_id", "agatston"], [], r"r\.csv has no rows"),
+        (["scan_id", "agatston"], [["a1", 1, 250]], r"line 2 of r\.csv has more cells than"),
+        (["scan_id;agatston"], [["a1;1"]], r"r\.csv must be separated by commas"),
         (["scan_id", "agatston"], [["a1", "many"]], r"score of 0 or more\. Received: 'many'"),
         (["scan_id", "agatston"], [["a1", -3]], r"score of 0 or more\. Received: '-3'"),
         (["scan_id", "agatston"], [["a1", 1], ["a1", 2]], r"names the scan 'a1' twice"),

@@ -41,8 +41,11 @@ def test_rows_are_scans_beside_the_table_with_scores_and_maybe_territories(tmp_p
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([["scan", "score"], ["a", 1]], "needs rows under the columns scan and agatston"),
-        ([["scan", "agatston"]], "needs rows under the columns scan and agatston"),
+        ([["scan", "score"], ["a", 1]], "must have the columns scan, agatston; missing: agatston"),
+        ([["scan", "agatston"]], "t.csv has no rows"),
+        ([["scan;agatston"], ["a;1"]], "t.csv must be separated by commas"),
+        ([["scan", "agatston"], ["a", 1, 250]], "line 2 of t.csv has more cells than the header"),
+        ([["scan", "agatston"], [], [], ["a", "x"]], "line 4 of t.csv: agatston must be a score"),
         (
             [["scan", "agatston"], ["a", 1], ["a", "-3"]],
             "line 3 of t.csv: agatston must be a",
