@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -91,26 +91,33 @@ def read_pairs(predicted_csv: Path, reference_csv: Path) -> ScorePairs:
     Source:
         Own.
     """
-    predictions = list(read_rows(predicted_csv, ("scan_id", "agatston")).values())
+    predictions = read_rows(predicted_csv, ("scan_id", "agatston"))
     references = read_rows(reference_csv, ("agatston",))
     names = _names(references, reference_csv.name)
     found = [_find_row(name, predictions, predicted_csv.name) for name in names]
     _refuse_rows_named_twice(names, found, reference_csv.name)
     pairs, unscored, unknown = [], [], []
-    for name, truth, row in zip(names, references.values(), found, strict=True):
-        if row is None:
+    for name, (line, truth), at in zip(names, references.items(), found, strict=True):
+        if at is None:
             unknown.append(name)
-        elif not _is_scored(row):
+        elif not _is_scored(predictions[at]):
             unscored.append(name)
         else:
-            pairs.append((name, _score(truth, "agatston", reference_csv.name), row))
+            score = _score(truth, "agatston", f"line {line} of {reference_csv.name}")
+            pairs.append((name, score, at))
     if not pairs:
         raise UnusableTable(
             f"no scan has a score in both tables: {reference_csv.name} names {len(names)} scans, "
             f"{len(unknown)} are unknown to {predicted_csv.name} and {len(unscored)} have no score"
         )
-    n_scored = sum(_is_scored(row) for row in predictions)
-    return _to_pairs(pairs, predicted_csv.name, unscored, unknown, n_scored - len(pairs))
+    n_scored = sum(_is_scored(row) for row in predictions.values())
+    matched = _to_pairs(pairs, predictions, predicted_csv.name)
+    return replace(
+        matched,
+        without_score=tuple(unscored),
+        without_prediction=tuple(unknown),
+        without_reference=n_scored - len(pairs),
+    )
 
 
 def _names(references: Mapping[int, dict[str, str]], table: str) -> list[str]:
@@ -129,25 +136,21 @@ def _names(references: Mapping[int, dict[str, str]], table: str) -> list[str]:
     return names
 
 
-def _refuse_rows_named_twice(
-    names: Sequence[str], found: Sequence[dict[str, str] | None], table: str
-) -> None:
+def _refuse_rows_named_twice(names: Sequence[str], found: Sequence[int | None], table: str) -> None:
     """Two names may be of one scan: a folder and a file in it, or a scan_id and a source."""
     first: dict[int, str] = {}
-    for name, row in zip(names, found, strict=True):
-        if row is None:
+    for name, line in zip(names, found, strict=True):
+        if line is None:
             continue
-        other = first.setdefault(id(row), name)
+        other = first.setdefault(line, name)
         if other != name:
             raise UnusableTable(
                 f"{table} names one scan twice, as {other!r} and as {name!r}; keep one of the rows"
             )
 
 
-def _find_row(
-    name: str, predictions: Sequence[dict[str, str]], table: str
-) -> dict[str, str] | None:
-    """The prediction of a scan; a scored one before one that was refused."""
+def _find_row(name: str, predictions: Mapping[int, dict[str, str]], table: str) -> int | None:
+    """Line of the prediction of a scan; of a scored one before one that was refused."""
     spelled = name.rstrip("/")
     tests = (
         lambda row: row["scan_id"] == name,
@@ -155,8 +158,8 @@ def _find_row(
         lambda row: spelled in _parts(row.get("source", "")),
     )
     for test in tests:
-        matches = [row for row in predictions if test(row)]
-        scored = [row for row in matches if _is_scored(row)]
+        matches = [line for line, row in predictions.items() if test(row)]
+        scored = [line for line in matches if _is_scored(predictions[line])]
         if len(scored) > 1:
             raise UnusableTable(
                 f"{name!r} fits {len(scored)} scored rows of {table}; name them by scan_id"
@@ -192,38 +195,36 @@ def _is_scored(row: Mapping[str, str]) -> bool:
     return row.get("status", "ok") in SCORED_STATUSES and row["agatston"].strip() != ""
 
 
-def _score(row: Mapping[str, str], column: str, table: str) -> float:
+def _score(row: Mapping[str, str], column: str, place: str) -> float:
     text = row[column].strip()
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise UnusableTable(f"{table}: {column} must be a score of 0 or more. Received: {text!r}")
+        raise UnusableTable(f"{place}: {column} must be a score of 0 or more. Received: {text!r}")
     return value
 
 
-def _bound(row: Mapping[str, str], column: str, table: str) -> float:
-    return _score(row, column, table) if row.get(column, "").strip() else math.nan
+def _bound(row: Mapping[str, str], column: str, place: str) -> float:
+    return _score(row, column, place) if row.get(column, "").strip() else math.nan
 
 
 def _to_pairs(
-    pairs: Sequence[tuple[str, float, dict[str, str]]],
-    table: str,
-    unscored: Sequence[str],
-    unknown: Sequence[str],
-    without_reference: int,
+    pairs: Sequence[tuple[str, float, int]], predictions: Mapping[int, dict[str, str]], table: str
 ) -> ScorePairs:
-    rows = [row for _, _, row in pairs]
+    """Names and true scores with what stands on the lines of their predictions."""
+    rows = [(f"line {line} of {table}", predictions[line]) for _, _, line in pairs]
+
+    def column(name: str) -> tuple[str, ...]:
+        return tuple(row.get(name, "") for _, row in rows)
+
     return ScorePairs(
         names=tuple(name for name, _, _ in pairs),
         reference=np.array([truth for _, truth, _ in pairs]),
-        predicted=np.array([_score(row, "agatston", table) for row in rows]),
-        low=np.array([_bound(row, "agatston_low", table) for row in rows]),
-        high=np.array([_bound(row, "agatston_high", table) for row in rows]),
-        kinds=tuple(row.get("kind", "") for row in rows),
-        statuses=tuple(row.get("status", "") for row in rows),
-        without_score=tuple(unscored),
-        without_prediction=tuple(unknown),
-        without_reference=without_reference,
+        predicted=np.array([_score(row, "agatston", place) for place, row in rows]),
+        low=np.array([_bound(row, "agatston_low", place) for place, row in rows]),
+        high=np.array([_bound(row, "agatston_high", place) for place, row in rows]),
+        kinds=column("kind"),
+        statuses=column("status"),
     )
