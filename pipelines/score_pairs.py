@@ -40,6 +40,8 @@ class ScorePairs:
         high: Upper bound, shape `(n,)`.
         kinds: `cardiac`, `chest` or empty, per scan.
         statuses: `ok` or `review`, per scan; empty where the table has no such column.
+        presets: Definition that the predicted score follows, per scan; empty likewise.
+        models: Name and version of the model that predicted it, per scan; empty likewise.
         without_score: Reference scans that were refused, failed or carry no score.
         without_prediction: Reference scans that the predicted table does not know.
         without_reference: Number of scored rows that no reference names.
@@ -52,6 +54,8 @@ class ScorePairs:
     high: NDArray[np.float64]
     kinds: tuple[str, ...]
     statuses: tuple[str, ...]
+    presets: tuple[str, ...]
+    models: tuple[str, ...]
     without_score: tuple[str, ...] = ()
     without_prediction: tuple[str, ...] = ()
     without_reference: int = 0
@@ -67,6 +71,8 @@ class ScorePairs:
             self.high[index],
             tuple(self.kinds[i] for i in index),
             tuple(self.statuses[i] for i in index),
+            tuple(self.presets[i] for i in index),
+            tuple(self.models[i] for i in index),
         )
 
 
@@ -217,7 +223,7 @@ def _to_pairs(
     rows = [(f"line {line} of {table}", predictions[line]) for _, _, line in pairs]
 
     def column(name: str) -> tuple[str, ...]:
-        return tuple(row.get(name, "") for _, row in rows)
+        return tuple(row.get(name, "").strip() for _, row in rows)
 
     return ScorePairs(
         names=tuple(name for name, _, _ in pairs),
@@ -227,4 +233,6 @@ def _to_pairs(
         high=np.array([_bound(row, "agatston_high", place) for place, row in rows]),
         kinds=column("kind"),
         statuses=column("status"),
+        presets=column("preset"),
+        models=column("model"),
     )
