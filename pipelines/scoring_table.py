@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,7 +27,7 @@ from calcium.training_from_scores import (
     fine_tune,
     split_scans,
 )
-from pipelines.discovery import find_series
+from pipelines.guards import evaluate_guards
 from pipelines.model import (
     DEFAULT_MODEL,
     SCORING_WEIGHTS_NAME,
@@ -38,11 +38,15 @@ from pipelines.model import (
     read_identity,
     update_description,
 )
-from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
+from pipelines.reference_scores import NoSuchScan, read_single_scan
 from pipelines.run import scan_kind
+from pipelines.scan import Scan
 from pipelines.table_rows import UnusableTable, read_rows
-from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
+from registration.geometry import affine_matrix
+
+if TYPE_CHECKING:
+    from registration.alignment import Alignment
 
 LOGGER = logging.getLogger(__name__)
 
@@ -125,7 +129,7 @@ def fine_tune_model(
 ) -> FineTuning:
     """Train a model further on the scans of a table, into a new model folder.
 
-    Scans that cannot be read or used are named in the log and left out. Without a better
+    Scans that `run` would refuse are named in the log and left out. Without a better
     result on the scans that judge, the weights of the start are kept.
 
     Args:
@@ -159,38 +163,59 @@ def fine_tune_model(
 
 
 def prepared_scans(rows: Sequence[TableRow], model: Model, cache: Path) -> Iterator[ScoredScan]:
-    """Scans on the lattice, kept in a cache by the bytes of their files."""
+    """Scans on the lattice; those that `run` would not score are named in the log and left out.
+
+    Args:
+        rows: The table.
+        model: Model whose atlas locates the heart.
+        cache: Folder that keeps prepared scans, by the bytes of their files.
+
+    Raises:
+        UnusableScoreTable: If one scan stands on two lines, as files of the same bytes do.
+    """
     cache.mkdir(parents=True, exist_ok=True)
-    heart = model.scorer.heart
+    lines: dict[str, int] = {}
     for row in rows:
-        series = find_series([row.path])
-        if len(series) != 1:
-            LOGGER.warning(
-                "line %d: holds %d series, one is needed; left out", row.line, len(series)
-            )
-            continue
         try:
-            scan = read_scan(series[0])
-        except UnusableSeries as refusal:
+            scan = read_single_scan(row.path)
+        except (UnusableSeries, NoSuchScan) as refusal:
             LOGGER.warning("line %d: %s; left out", row.line, refusal)
             continue
+        first = lines.setdefault(scan.content_hash, row.line)
+        if first != row.line:
+            raise UnusableScoreTable(
+                f"lines {first} and {row.line} of the table are of one scan; keep one of them"
+            )
         parts = f"{PREPARATION} {scan.content_hash} {model.model_hash}"
         path = cache / f"{hashlib.sha256(parts.encode()).hexdigest()[:24]}.npz"
         if not path.exists():
-            save_lattice_scan(path, _lattice(scan.image, scan.scan_id, model, heart))
+            alignment = model.aligner.align(scan.image)
+            refusals = [
+                f for f in evaluate_guards(scan, alignment, model) if f.severity == "reject"
+            ]
+            if refusals:
+                told = " ".join(f"{finding.code}: {finding.message}" for finding in refusals)
+                LOGGER.warning("line %d: %s Left out", row.line, told)
+                continue
+            save_lattice_scan(path, _lattice(scan, alignment, model))
             LOGGER.info("line %d: prepared", row.line)
         yield ScoredScan(load_lattice_scan(path), row.agatston, row.territories)
 
 
-def _lattice(image: sitk.Image, name: str, model: Model, heart: Ellipsoid) -> LatticeScan:
+def _lattice(scan: Scan, alignment: Alignment, model: Model) -> LatticeScan:
     """A scan on the lattice, upright as the scorer sees it; where its calcium is, nobody knows."""
-    native = ImageGrid.from_image(image)
-    matrix = affine_matrix(model.aligner.align(image).atlas_to_scan)
-    orientation = Orientation.of(native)
-    volume = np.ascontiguousarray(orientation.apply(sitk.GetArrayViewFromImage(image)))
-    nowhere = np.zeros(volume.shape, bool)
-    labeled = LabeledScan(name, name, scan_kind(native), volume, orientation.grid, matrix, nowhere)
-    return lattice_scan(labeled, heart, model.scorer.preset)
+    orientation = Orientation.of(scan.grid)
+    volume = np.ascontiguousarray(orientation.apply(sitk.GetArrayViewFromImage(scan.image)))
+    labeled = LabeledScan(
+        scan.scan_id,
+        scan.scan_id,
+        scan_kind(scan.grid),
+        volume,
+        orientation.grid,
+        affine_matrix(alignment.atlas_to_scan),
+        np.zeros(volume.shape, bool),
+    )
+    return lattice_scan(labeled, model.scorer.heart, model.scorer.preset)
 
 
 def _record(
