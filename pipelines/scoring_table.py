@@ -53,6 +53,10 @@ LOGGER = logging.getLogger(__name__)
 TERRITORY_COLUMNS = {"lm_lad": "LM/LAD", "lcx": "LCX", "rca": "RCA"}
 """Columns of the table with scores by coronary territory; all three or none."""
 
+TOTAL_ATOL, TOTAL_RTOL = 1.0, 0.01
+"""Largest difference of a score from the sum of its territories, in points and as a share of it:
+reports round both."""
+
 PREPARATION = 2
 """Version of the way scans are prepared; those that another one has kept are made anew."""
 
@@ -86,7 +90,7 @@ def read_score_table(path: Path) -> list[TableRow]:
 
     Raises:
         UnusableScoreTable: If a column is missing, a row has more cells than the header, a score
-            is none, or a scan does not exist.
+            is none or not the sum of its territories, or a scan does not exist.
     """
     try:
         rows = read_rows(path, ("scan", "agatston"))
@@ -120,8 +124,17 @@ def _row(table: Path, line: int, cells: dict[str, str], by_territory: bool) -> T
     place = table.parent / row["scan"]
     if not row["scan"] or not place.exists():
         raise UnusableScoreTable(f"line {line} of {table.name}: the scan does not exist there")
-    parts = {TERRITORY_COLUMNS[c]: score(c) for c in TERRITORY_COLUMNS} if by_territory else None
-    return TableRow(line, place, score("agatston"), parts)
+    agatston = score("agatston")
+    if not by_territory:
+        return TableRow(line, place, agatston, None)
+    parts = {TERRITORY_COLUMNS[column]: score(column) for column in TERRITORY_COLUMNS}
+    total = sum(parts.values())
+    if abs(total - agatston) > TOTAL_ATOL + TOTAL_RTOL * agatston:
+        raise UnusableScoreTable(
+            f"line {line} of {table.name}: {', '.join(TERRITORY_COLUMNS)} must sum to agatston. "
+            f"Received: {total:g} and {agatston:g}"
+        )
+    return TableRow(line, place, agatston, parts)
 
 
 def fine_tune_model(

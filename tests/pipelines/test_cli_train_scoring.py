@@ -36,6 +36,9 @@ def test_rows_are_scans_beside_the_table_with_scores_and_maybe_territories(tmp_p
     header = ["scan", "agatston", "lm_lad", "lcx", "rca"]
     path = write(tmp_path / "t.csv", [header, ["a", 6, 1, 2, 3]])
     assert read_score_table(path)[0].territories == {"LM/LAD": 1.0, "LCX": 2.0, "RCA": 3.0}
+    # rounded: 1 point and 1 % of 300 may be missing
+    path = write(tmp_path / "t.csv", [header, ["a", 300, 100, 100, 96]])
+    assert read_score_table(path)[0].agatston == 300.0
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,10 @@ def test_rows_are_scans_beside_the_table_with_scores_and_maybe_territories(tmp_p
         ([["scan", "agatston"], ["a", "many"]], "line 2 of t.csv: agatston must be a score"),
         ([["scan", "agatston"], ["gone", 1]], "line 2 of t.csv: the scan does not exist there"),
         ([["scan", "agatston"], ["", 1]], "line 2 of t.csv: the scan does not exist there"),
+        (
+            [["scan", "agatston", "lm_lad", "lcx", "rca"], ["a", 6, 1, 2, 3], ["a", 100, 1, 2, 3]],
+            "line 3 of t.csv: lm_lad, lcx, rca must sum to agatston. Received: 6 and 100",
+        ),
         ([["scan", "agatston", "lcx"], ["a", 1, 1]], "needs all of the columns lm_lad, lcx, rca"),
     ],
 )
