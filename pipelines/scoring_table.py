@@ -148,14 +148,18 @@ def fine_tune_model(
     Args:
         table: CSV, see `read_score_table`.
         start: Model to start from, `None` for the one that ships.
-        out: Folder of the new model; also keeps prepared scans in `work`.
+        out: Folder of the new model, no other's; also keeps prepared scans in `work`.
         options: Length and rate.
 
     Raises:
         UnusableScoreTable: If the table cannot be used, or too few scans can.
-        ModelError: If the start is no whole model of the additive network.
+        ModelError: If the start is no whole model of the additive network, or `out` is its
+            folder or that of the default model.
     """
     place = start or DEFAULT_MODEL
+    for folder, name in ((place, "the model to start from"), (DEFAULT_MODEL, "the default model")):
+        if out.resolve() == folder.resolve():
+            raise ModelError(f"the new model needs a folder of its own. Received: that of {name}")
     model = load_model(place)
     scoring = dict(model.description["scoring"])
     if scoring["network"] != "additive":

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from pipelines.cli import main
-from pipelines.model import SCORING_WEIGHTS_NAME, read_description, verify_files
+from pipelines.model import DEFAULT_MODEL, SCORING_WEIGHTS_NAME, read_description, verify_files
 from pipelines.phantoms import make_phantom
 from pipelines.scoring_table import UnusableScoreTable, read_score_table
 
@@ -82,6 +82,17 @@ def test_either_scans_or_a_table(tmp_path: Path) -> None:
     for done in (both, neither):
         assert done.exit_code == 2
         assert "--annotations, or --table" in done.output
+
+
+def test_a_new_model_replaces_no_other(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", [["scan", "agatston"], ["t.csv", 1]])
+    start, link = tmp_path / "start", tmp_path / "link"
+    start.mkdir()
+    link.symlink_to(start)
+    for out, options in ((link, ["--model", start]), (DEFAULT_MODEL, [])):
+        done = invoke("--table", table, "--out", out, *options)
+        assert done.exit_code == 2
+        assert "the new model needs a folder of its own" in done.output
 
 
 @pytest.mark.slow
