@@ -5,6 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
+
+TABLE_OPTIONS = ("model", "epochs")
+"""Options that mean something with --table alone."""
+
+SCANS_OPTIONS = (
+    "work",
+    "network",
+    "members",
+    "simulated",
+    "phantoms",
+    "validation_phantoms",
+    "steps",
+    "hold_out",
+    "workers",
+)
+"""Options that mean something with SCANS alone."""
 
 
 @click.command()
@@ -66,7 +83,8 @@ import click
 @click.option(
     "--hold-out",
     multiple=True,
-    help="Scan that takes no part; may be repeated. Its scores go to held_out.csv in WORK.",
+    help="Scan that takes no part; may be repeated. Its scores go to held_out.csv in the folder "
+    "of the network in WORK, such as WORK/additive/held_out.csv.",
 )
 @click.option(
     "--workers",
@@ -75,7 +93,9 @@ import click
     show_default=True,
     help="Processes that make scans.",
 )
+@click.pass_context
 def command(
+    ctx: click.Context,
     scans: tuple[Path, ...],
     out: Path,
     table: Path | None,
@@ -102,23 +122,22 @@ def command(
     the scores of whole scans. A third of them takes no part and judges: if no pass is better
     than the start, the start is kept.
     """
-    import logging
-
     if table is not None:
         if scans or annotations is not None:
             raise click.UsageError("give either SCANS with --annotations, or --table")
+        _refuse_given(ctx, SCANS_OPTIONS, "with SCANS and --annotations, not with --table")
+        _report_progress()
         _fine_tune(table, model, out, epochs, seed)
         return
     if not scans or annotations is None:
         raise click.UsageError("give SCANS with --annotations, or --table")
+    _refuse_given(ctx, TABLE_OPTIONS, "with --table alone")
     if not out.is_dir():
         raise click.UsageError(f"{out} must be a model folder with atlas and alignment")
 
     from pipelines.scoring_training import ScoringRecipe, train_model
 
-    logging.basicConfig(format="%(asctime)s %(message)s")
-    logging.getLogger("pipelines").setLevel(logging.INFO)
-
+    _report_progress()
     recipe = ScoringRecipe(
         network=network,
         members=members if network == "additive" else 1,
@@ -136,6 +155,26 @@ def command(
     click.echo(f"Weights and settings are in {out}.")
     for name, value in validation.items():
         click.echo(f"{name:<12}{value:8.3f}")
+
+
+def _refuse_given(ctx: click.Context, names: tuple[str, ...], where: str) -> None:
+    """An option that would do nothing is a misunderstanding, told before hours are spent."""
+    given = [
+        max(parameter.opts, key=len)
+        for parameter in ctx.command.params
+        if parameter.name in names
+        and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        verb = "goes" if len(given) == 1 else "go"
+        raise click.UsageError(f"{', '.join(given)} {verb} {where}")
+
+
+def _report_progress() -> None:
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("pipelines").setLevel(logging.INFO)
 
 
 def _fine_tune(table: Path, model: Path | None, out: Path, epochs: int, seed: int) -> None:

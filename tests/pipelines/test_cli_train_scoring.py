@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
+from calcium.training_from_scores import FineTuning
+from pipelines import scoring_table
 from pipelines.cli import main
+from pipelines.cli_train_scoring import SCANS_OPTIONS, TABLE_OPTIONS, command
 from pipelines.model import DEFAULT_MODEL, SCORING_WEIGHTS_NAME, read_description, verify_files
 from pipelines.phantoms import make_phantom
 from pipelines.scoring_table import UnusableScoreTable, read_score_table
@@ -82,6 +86,42 @@ def test_either_scans_or_a_table(tmp_path: Path) -> None:
     for done in (both, neither):
         assert done.exit_code == 2
         assert "--annotations, or --table" in done.output
+
+
+def test_options_of_the_other_way_are_refused(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", [["scan", "agatston"], ["t.csv", 1]])
+    options = ["--steps", 7, "--members", 2, "--hold-out", "x", "--work", tmp_path]
+    done = invoke("--table", table, "--out", tmp_path / "model", *options)
+    assert done.exit_code == 2
+    message = "--work, --members, --steps, --hold-out go with SCANS and --annotations, not with"
+    assert message in " ".join(done.output.split())
+    assert not (tmp_path / "model").exists()
+    done = invoke(tmp_path, "--annotations", tmp_path, "--out", tmp_path, "--epochs", 20)
+    assert done.exit_code == 2
+    assert "--epochs goes with --table alone" in done.output
+
+
+def test_every_option_belongs_to_one_way_or_both() -> None:
+    """A new option must say where it means something."""
+    both = {"out", "seed", "table", "annotations", "scans"}
+    assert {p.name for p in command.params} == {*TABLE_OPTIONS, *SCANS_OPTIONS, *both}
+
+
+def test_progress_is_told_with_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fine_tune(*_: object) -> FineTuning:
+        scoring_table.LOGGER.info("pass 1: error 0.400")
+        return FineTuning(0.5, (0.4,), 1)
+
+    monkeypatch.setattr(scoring_table, "fine_tune_model", fine_tune)
+    caplog.set_level(logging.WARNING, logger="pipelines")  # as it is at first, and after the test
+    caplog.handler.setLevel(logging.NOTSET)
+    table = write(tmp_path / "t.csv", [["scan", "agatston"], ["t.csv", 1]])
+    done = invoke("--table", table, "--out", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    assert "pass 1: error 0.400" in caplog.text
+    assert "0.500 before, 0.400 after" in done.output
 
 
 def test_a_new_model_replaces_no_other(tmp_path: Path) -> None:
