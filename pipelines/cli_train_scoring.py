@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from pipelines.scoring_training import ScoringRecipe
 
 TABLE_OPTIONS = ("model", "epochs")
 """Options that mean something with --table alone."""
@@ -132,10 +136,9 @@ def command(
     if not scans or annotations is None:
         raise click.UsageError("give SCANS with --annotations, or --table")
     _refuse_given(ctx, TABLE_OPTIONS, "with --table alone")
-    if not out.is_dir():
-        raise click.UsageError(f"{out} must be a model folder with atlas and alignment")
+    _refuse_other_folders(out)
 
-    from pipelines.scoring_training import ScoringRecipe, train_model
+    from pipelines.scoring_training import ScoringRecipe
 
     _report_progress()
     recipe = ScoringRecipe(
@@ -151,7 +154,7 @@ def command(
         hold_out=hold_out,
         workers=workers,
     )
-    validation = train_model(scans, annotations, out, recipe, work or out / "work")
+    validation = _train(scans, annotations, out, recipe, work or out / "work")
     click.echo(f"Weights and settings are in {out}.")
     for name, value in validation.items():
         click.echo(f"{name:<12}{value:8.3f}")
@@ -168,6 +171,38 @@ def _refuse_given(ctx: click.Context, names: tuple[str, ...], where: str) -> Non
     if given:
         verb = "goes" if len(given) == 1 else "go"
         raise click.UsageError(f"{', '.join(given)} {verb} {where}")
+
+
+def _refuse_other_folders(out: Path) -> None:
+    from pipelines.model import ModelError, read_description
+
+    try:
+        described = read_description(out)
+    except ModelError:
+        described = {}
+    if not {"heart", "alignment"} <= set(described):
+        raise click.UsageError(
+            f"--out must be a model folder with atlas and alignment, as `calcium-score train "
+            f"alignment` writes it. Received: {out}"
+        )
+
+
+def _train(
+    scans: tuple[Path, ...], annotations: Path, out: Path, recipe: ScoringRecipe, work: Path
+) -> dict[str, float]:
+    """The training; scans, annotations and models that it cannot use are wrong usage."""
+    from pipelines.model import ModelError
+    from pipelines.scoring_training import train_model
+
+    try:
+        return train_model(scans, annotations, out, recipe, work)
+    except (ValueError, ModelError) as error:
+        raise click.UsageError(str(error)) from error
+    except RuntimeError as error:
+        # from another process, in which a scan could not be made
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        raise click.UsageError(str(error)) from error
 
 
 def _report_progress() -> None:

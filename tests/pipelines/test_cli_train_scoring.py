@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,16 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from calcium.training_from_scores import FineTuning
-from pipelines import scoring_table
+from pipelines import scoring_table, scoring_training
 from pipelines.cli import main
 from pipelines.cli_train_scoring import SCANS_OPTIONS, TABLE_OPTIONS, command
-from pipelines.model import DEFAULT_MODEL, SCORING_WEIGHTS_NAME, read_description, verify_files
+from pipelines.model import (
+    DEFAULT_MODEL,
+    SCORING_WEIGHTS_NAME,
+    read_description,
+    update_description,
+    verify_files,
+)
 from pipelines.phantoms import make_phantom
 from pipelines.scoring_table import UnusableScoreTable, read_score_table
 
@@ -86,6 +94,55 @@ def test_either_scans_or_a_table(tmp_path: Path) -> None:
     for done in (both, neither):
         assert done.exit_code == 2
         assert "--annotations, or --table" in done.output
+
+
+def test_a_folder_without_atlas_and_alignment_is_wrong_usage(tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    half.mkdir()
+    update_description(half, {"heart": {}})
+    for out in (tmp_path, half, tmp_path / "absent"):
+        done = invoke(tmp_path, "--annotations", tmp_path, "--out", out)
+        assert done.exit_code == 2
+        message = "--out must be a model folder with atlas and alignment, as `calcium-score train"
+        assert message in " ".join(done.output.split())
+
+
+def bad_annotation(*_: object) -> dict[str, float]:
+    raise ValueError("p1.json cannot be read as JSON")
+
+
+def bad_annotation_in_a_worker(*_: object) -> dict[str, float]:
+    raise RuntimeError("p1-003 could not be made: no such component") from ValueError("component")
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (bad_annotation, "Error: p1.json cannot be read as JSON"),
+        (bad_annotation_in_a_worker, "Error: p1-003 could not be made: no such component"),
+    ],
+)
+def test_what_a_training_cannot_use_is_wrong_usage(
+    train: Callable[..., dict[str, float]],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scoring_training, "train_model", train)
+    update_description(tmp_path, {"heart": {}, "alignment": {}})
+    done = invoke(tmp_path, "--annotations", tmp_path, "--out", tmp_path)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_scans_without_an_annotation_are_wrong_usage(tmp_path: Path) -> None:
+    model, annotations = tmp_path / "model", tmp_path / "annotations"
+    shutil.copytree(DEFAULT_MODEL, model)
+    annotations.mkdir()
+    (tmp_path / "scans").mkdir()
+    done = invoke(tmp_path / "scans", "--annotations", annotations, "--out", model)
+    assert done.exit_code == 2
+    assert "no scan has an annotation of its name" in done.output
 
 
 def test_options_of_the_other_way_are_refused(tmp_path: Path) -> None:
