@@ -62,17 +62,18 @@ def score_mask(
 
     Args:
         volume_hu: Attenuation in HU, shape `(z, y, x)`. NaN never counts.
-        mask: Non-zero where a voxel may count, same shape.
+        mask: Non-zero where a voxel may count, same shape, finite.
         grid: Native grid; its third spacing is the distance between slice positions.
         preset: Definition of the score, by name or as a `Preset`.
         calibration_mg_per_hu_cm3: Mass calibration factor of scanner and protocol,
-            mg/(HU cm³).
+            mg/(HU cm³), above 0.
 
     Returns:
         The scores: 0.0 everywhere and no lesion if nothing counts.
 
     Raises:
-        ValueError: If the shapes of volume, mask and grid differ, or the preset is unknown.
+        ValueError: If the shapes of volume, mask and grid differ, the mask holds values that
+            are not finite, the calibration factor is not above 0, or the preset is unknown.
 
     Source:
         Agatston et al., J Am Coll Cardiol 1990;15:827-832; mass: Hong et al., Radiology
@@ -86,12 +87,19 @@ def score_mask(
         (2.667, 2.0, 1)
     """
     preset = to_preset(preset)
-    candidates = find_candidates(volume_hu, grid, preset, mask=np.asarray(mask) != 0)
+    inside = np.asarray(mask)
+    _refuse_unknown_places(inside)
+    candidates = find_candidates(volume_hu, grid, preset, mask=inside != 0)
     counted_hu = candidates.hu[candidates.density > 0]
     volume_mm3 = counted_hu.size * grid.voxel_volume_mm3
     mean_hu = float(counted_hu.mean()) if counted_hu.size else None
     mass_mg = None
     if calibration_mg_per_hu_cm3 is not None:
+        if not 0 < calibration_mg_per_hu_cm3 < np.inf:
+            raise ValueError(
+                "the mass calibration must be a number above 0 mg/(HU cm³). "
+                f"Received: {calibration_mg_per_hu_cm3}"
+            )
         mass_mg = calibration_mg_per_hu_cm3 * (mean_hu or 0.0) * volume_mm3 / MM3_PER_CM3
     return AgatstonResult(
         preset=preset.name,
@@ -122,8 +130,8 @@ def score_image(
         The scores: 0.0 everywhere and no lesion if nothing counts.
 
     Raises:
-        ValueError: If the mask does not lie on the voxels of the scan, or the preset is
-            unknown.
+        ValueError: If the mask does not lie on the voxels of the scan or holds values that
+            are not finite, or the preset is unknown.
 
     Source:
         Own.
@@ -153,8 +161,8 @@ def mask_on_grid(mask: sitk.Image, grid: ImageGrid) -> NDArray[np.bool_]:
         True inside the mask, shape `grid.shape`.
 
     Raises:
-        ValueError: If the mask is not a scalar 3-D image, or a voxel of it is more than
-            0.1 mm from the nearest voxel center of the scan.
+        ValueError: If the mask is not a scalar 3-D image, holds values that are not finite,
+            or a voxel of it is more than 0.1 mm from the nearest voxel center of the scan.
 
     Source:
         Own.
@@ -164,6 +172,7 @@ def mask_on_grid(mask: sitk.Image, grid: ImageGrid) -> NDArray[np.bool_]:
             "the mask must be one 3-D label image. Received: "
             f"{mask.GetDimension()} dimensions, {mask.GetNumberOfComponentsPerPixel()} components"
         )
+    _refuse_unknown_places(sitk.GetArrayViewFromImage(mask))
     mask_grid = ImageGrid.from_image(mask)
     if not _is_part_of_lattice(mask_grid, grid):
         raise ValueError(
@@ -178,6 +187,16 @@ def mask_on_grid(mask: sitk.Image, grid: ImageGrid) -> NDArray[np.bool_]:
         0,
     )
     return np.asarray(sitk.GetArrayFromImage(placed), dtype=bool)
+
+
+def _refuse_unknown_places(mask: NDArray[np.generic]) -> None:
+    """NaN differs from 0, so that a background of NaN would count as inside."""
+    unknown = mask.size - np.count_nonzero(np.isfinite(mask))
+    if unknown:
+        raise ValueError(
+            "every voxel of the mask must hold a number; write 0 outside of what may count. "
+            f"Received: {unknown} of {mask.size} voxels without one (NaN or infinite)"
+        )
 
 
 def _is_part_of_lattice(part: ImageGrid, whole: ImageGrid) -> bool:

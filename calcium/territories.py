@@ -108,7 +108,8 @@ class VesselAtlas:
         """The courses that `save` wrote.
 
         Raises:
-            ValueError: If the file is not such a file.
+            ValueError: If the file is not such a file, or a course is without points or has
+                one that is no place.
         """
         try:
             people = json.loads(path.read_text(encoding="utf-8"))["people"]
@@ -118,6 +119,13 @@ class VesselAtlas:
             ]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no courses of arteries can be read. Received: {path}") from error
+        for number, person in enumerate(read, start=1):
+            for vessel, course in person.items():
+                if not len(course) or not np.isfinite(course).all():
+                    raise ValueError(
+                        f"every course in {path.name} must have points of three finite numbers. "
+                        f"Received: {vessel} of person {number} without"
+                    )
         return cls(tuple(read))
 
 

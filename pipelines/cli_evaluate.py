@@ -30,7 +30,8 @@ def command(predicted: Path, reference: Path, out: Path) -> None:
     are counted, not scored.
     """
     from pipelines.evaluation_report import measure_rows, write_evaluation
-    from pipelines.score_pairs import UnusableTable, read_pairs  # not needed for --help
+    from pipelines.score_pairs import read_pairs  # not needed for --help
+    from pipelines.table_rows import UnusableTable
 
     try:
         pairs = read_pairs(predicted, reference)

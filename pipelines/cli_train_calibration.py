@@ -28,7 +28,8 @@ def command(predicted: Path, reference: Path, out: Path) -> None:
     """
     from pipelines.model import ModelError
     from pipelines.score_calibration import calibrate_model
-    from pipelines.score_pairs import UnusableTable, read_pairs  # not needed for --help
+    from pipelines.score_pairs import read_pairs  # not needed for --help
+    from pipelines.table_rows import UnusableTable
 
     try:
         calibration = calibrate_model(out, read_pairs(predicted, reference))

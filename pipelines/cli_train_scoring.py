@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from pipelines.scoring_training import ScoringRecipe
+
+TABLE_OPTIONS = ("model", "epochs")
+"""Options that mean something with --table alone."""
+
+SCANS_OPTIONS = (
+    "work",
+    "network",
+    "members",
+    "simulated",
+    "phantoms",
+    "validation_phantoms",
+    "steps",
+    "hold_out",
+    "workers",
+)
+"""Options that mean something with SCANS alone."""
 
 
 @click.command()
@@ -66,7 +87,8 @@ import click
 @click.option(
     "--hold-out",
     multiple=True,
-    help="Scan that takes no part; may be repeated. Its scores go to held_out.csv in WORK.",
+    help="Scan that takes no part; may be repeated. Its scores go to held_out.csv in the folder "
+    "of the network in WORK, such as WORK/additive/held_out.csv.",
 )
 @click.option(
     "--workers",
@@ -75,7 +97,9 @@ import click
     show_default=True,
     help="Processes that make scans.",
 )
+@click.pass_context
 def command(
+    ctx: click.Context,
     scans: tuple[Path, ...],
     out: Path,
     table: Path | None,
@@ -102,23 +126,21 @@ def command(
     the scores of whole scans. A third of them takes no part and judges: if no pass is better
     than the start, the start is kept.
     """
-    import logging
-
     if table is not None:
         if scans or annotations is not None:
             raise click.UsageError("give either SCANS with --annotations, or --table")
+        _refuse_given(ctx, SCANS_OPTIONS, "with SCANS and --annotations, not with --table")
+        _report_progress()
         _fine_tune(table, model, out, epochs, seed)
         return
     if not scans or annotations is None:
         raise click.UsageError("give SCANS with --annotations, or --table")
-    if not out.is_dir():
-        raise click.UsageError(f"{out} must be a model folder with atlas and alignment")
+    _refuse_given(ctx, TABLE_OPTIONS, "with --table alone")
+    _refuse_other_folders(out)
 
-    from pipelines.scoring_training import ScoringRecipe, train_model
+    from pipelines.scoring_training import ScoringRecipe
 
-    logging.basicConfig(format="%(asctime)s %(message)s")
-    logging.getLogger("pipelines").setLevel(logging.INFO)
-
+    _report_progress()
     recipe = ScoringRecipe(
         network=network,
         members=members if network == "additive" else 1,
@@ -132,10 +154,62 @@ def command(
         hold_out=hold_out,
         workers=workers,
     )
-    validation = train_model(scans, annotations, out, recipe, work or out / "work")
+    validation = _train(scans, annotations, out, recipe, work or out / "work")
     click.echo(f"Weights and settings are in {out}.")
     for name, value in validation.items():
         click.echo(f"{name:<12}{value:8.3f}")
+
+
+def _refuse_given(ctx: click.Context, names: tuple[str, ...], where: str) -> None:
+    """An option that would do nothing is a misunderstanding, told before hours are spent."""
+    given = [
+        max(parameter.opts, key=len)
+        for parameter in ctx.command.params
+        if parameter.name in names
+        and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        verb = "goes" if len(given) == 1 else "go"
+        raise click.UsageError(f"{', '.join(given)} {verb} {where}")
+
+
+def _refuse_other_folders(out: Path) -> None:
+    from pipelines.model import ModelError, read_description
+
+    try:
+        described = read_description(out)
+    except ModelError:
+        described = {}
+    if not {"heart", "alignment"} <= set(described):
+        raise click.UsageError(
+            f"--out must be a model folder with atlas and alignment, as `calcium-score train "
+            f"alignment` writes it. Received: {out}"
+        )
+
+
+def _train(
+    scans: tuple[Path, ...], annotations: Path, out: Path, recipe: ScoringRecipe, work: Path
+) -> dict[str, float]:
+    """The training; scans, annotations and models that it cannot use are wrong usage."""
+    from pipelines.model import ModelError
+    from pipelines.scoring_training import train_model
+
+    try:
+        return train_model(scans, annotations, out, recipe, work)
+    except (ValueError, ModelError) as error:
+        raise click.UsageError(str(error)) from error
+    except RuntimeError as error:
+        # from another process, in which a scan could not be made
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        raise click.UsageError(str(error)) from error
+
+
+def _report_progress() -> None:
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("pipelines").setLevel(logging.INFO)
 
 
 def _fine_tune(table: Path, model: Path | None, out: Path, epochs: int, seed: int) -> None:

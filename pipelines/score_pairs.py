@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.discovery import DICOM_SUFFIXES
+from pipelines.table_rows import UnusableTable, read_rows
 from pipelines.volume_headers import suffix_of
 
 KEY_COLUMNS = ("scan_id", "scan", "source")
@@ -28,10 +28,6 @@ _SAME_FILE = re.compile(r"^(?P<name>.+)(?P<mark> \[(?P=name)\])$")
 one path, `a.nii [a.nii]`. Brackets that a folder's own name ends with are no such mark."""
 
 
-class UnusableTable(ValueError):  # noqa: N818 (the name says what is wrong, not that it is an error)
-    """A table of scores that cannot be read or joined, with the place."""
-
-
 @dataclass(frozen=True, slots=True)
 class ScorePairs:
     """Reference and predicted score of every scan that has both.
@@ -44,6 +40,8 @@ class ScorePairs:
         high: Upper bound, shape `(n,)`.
         kinds: `cardiac`, `chest` or empty, per scan.
         statuses: `ok` or `review`, per scan; empty where the table has no such column.
+        presets: Definition that the predicted score follows, per scan; empty likewise.
+        models: Name and version of the model that predicted it, per scan; empty likewise.
         without_score: Reference scans that were refused, failed or carry no score.
         without_prediction: Reference scans that the predicted table does not know.
         without_reference: Number of scored rows that no reference names.
@@ -56,6 +54,8 @@ class ScorePairs:
     high: NDArray[np.float64]
     kinds: tuple[str, ...]
     statuses: tuple[str, ...]
+    presets: tuple[str, ...]
+    models: tuple[str, ...]
     without_score: tuple[str, ...] = ()
     without_prediction: tuple[str, ...] = ()
     without_reference: int = 0
@@ -71,6 +71,8 @@ class ScorePairs:
             self.high[index],
             tuple(self.kinds[i] for i in index),
             tuple(self.statuses[i] for i in index),
+            tuple(self.presets[i] for i in index),
+            tuple(self.models[i] for i in index),
         )
 
 
@@ -88,52 +90,40 @@ def read_pairs(predicted_csv: Path, reference_csv: Path) -> ScorePairs:
         The pairs, in the order of the reference.
 
     Raises:
-        UnusableTable: If a column is missing, a score is not a number or negative, a
-            scan is named twice or by nothing, a name is ambiguous, or no scan is in both.
+        UnusableTable: If a column is missing, a row has more cells than the header, a score
+            is not a number or negative, a scan is named twice or by nothing, a name is
+            ambiguous, or no scan is in both.
 
     Source:
         Own.
     """
-    predictions = list(_read_rows(predicted_csv, ("scan_id", "agatston")).values())
-    references = _read_rows(reference_csv, ("agatston",))
+    predictions = read_rows(predicted_csv, ("scan_id", "agatston"))
+    references = read_rows(reference_csv, ("agatston",))
     names = _names(references, reference_csv.name)
     found = [_find_row(name, predictions, predicted_csv.name) for name in names]
     _refuse_rows_named_twice(names, found, reference_csv.name)
     pairs, unscored, unknown = [], [], []
-    for name, truth, row in zip(names, references.values(), found, strict=True):
-        if row is None:
+    for name, (line, truth), at in zip(names, references.items(), found, strict=True):
+        if at is None:
             unknown.append(name)
-        elif not _is_scored(row):
+        elif not _is_scored(predictions[at]):
             unscored.append(name)
         else:
-            pairs.append((name, _score(truth, "agatston", reference_csv.name), row))
+            score = _score(truth, "agatston", f"line {line} of {reference_csv.name}")
+            pairs.append((name, score, at))
     if not pairs:
         raise UnusableTable(
             f"no scan has a score in both tables: {reference_csv.name} names {len(names)} scans, "
             f"{len(unknown)} are unknown to {predicted_csv.name} and {len(unscored)} have no score"
         )
-    n_scored = sum(_is_scored(row) for row in predictions)
-    return _to_pairs(pairs, predicted_csv.name, unscored, unknown, n_scored - len(pairs))
-
-
-def _read_rows(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
-    """Rows of a table by the line of the file on which each ends, counted from 1."""
-    rows: dict[int, dict[str, str]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                rows[reader.line_num] = {k: v or "" for k, v in row.items() if k}
-    except (UnicodeDecodeError, csv.Error):
-        raise UnusableTable(f"{path.name} is not a table in UTF-8 CSV") from None
-    if not rows:
-        raise UnusableTable(f"{path.name} has no rows")
-    missing = [column for column in columns if column not in next(iter(rows.values()))]
-    if missing:
-        raise UnusableTable(
-            f"{path.name} must have the columns {', '.join(columns)}; missing: {', '.join(missing)}"
-        )
-    return rows
+    n_scored = sum(_is_scored(row) for row in predictions.values())
+    matched = _to_pairs(pairs, predictions, predicted_csv.name)
+    return replace(
+        matched,
+        without_score=tuple(unscored),
+        without_prediction=tuple(unknown),
+        without_reference=n_scored - len(pairs),
+    )
 
 
 def _names(references: Mapping[int, dict[str, str]], table: str) -> list[str]:
@@ -152,25 +142,21 @@ def _names(references: Mapping[int, dict[str, str]], table: str) -> list[str]:
     return names
 
 
-def _refuse_rows_named_twice(
-    names: Sequence[str], found: Sequence[dict[str, str] | None], table: str
-) -> None:
+def _refuse_rows_named_twice(names: Sequence[str], found: Sequence[int | None], table: str) -> None:
     """Two names may be of one scan: a folder and a file in it, or a scan_id and a source."""
     first: dict[int, str] = {}
-    for name, row in zip(names, found, strict=True):
-        if row is None:
+    for name, line in zip(names, found, strict=True):
+        if line is None:
             continue
-        other = first.setdefault(id(row), name)
+        other = first.setdefault(line, name)
         if other != name:
             raise UnusableTable(
                 f"{table} names one scan twice, as {other!r} and as {name!r}; keep one of the rows"
             )
 
 
-def _find_row(
-    name: str, predictions: Sequence[dict[str, str]], table: str
-) -> dict[str, str] | None:
-    """The prediction of a scan; a scored one before one that was refused."""
+def _find_row(name: str, predictions: Mapping[int, dict[str, str]], table: str) -> int | None:
+    """Line of the prediction of a scan; of a scored one before one that was refused."""
     spelled = name.rstrip("/")
     tests = (
         lambda row: row["scan_id"] == name,
@@ -178,8 +164,8 @@ def _find_row(
         lambda row: spelled in _parts(row.get("source", "")),
     )
     for test in tests:
-        matches = [row for row in predictions if test(row)]
-        scored = [row for row in matches if _is_scored(row)]
+        matches = [line for line, row in predictions.items() if test(row)]
+        scored = [line for line in matches if _is_scored(predictions[line])]
         if len(scored) > 1:
             raise UnusableTable(
                 f"{name!r} fits {len(scored)} scored rows of {table}; name them by scan_id"
@@ -215,38 +201,38 @@ def _is_scored(row: Mapping[str, str]) -> bool:
     return row.get("status", "ok") in SCORED_STATUSES and row["agatston"].strip() != ""
 
 
-def _score(row: Mapping[str, str], column: str, table: str) -> float:
+def _score(row: Mapping[str, str], column: str, place: str) -> float:
     text = row[column].strip()
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise UnusableTable(f"{table}: {column} must be a score of 0 or more. Received: {text!r}")
+        raise UnusableTable(f"{place}: {column} must be a score of 0 or more. Received: {text!r}")
     return value
 
 
-def _bound(row: Mapping[str, str], column: str, table: str) -> float:
-    return _score(row, column, table) if row.get(column, "").strip() else math.nan
+def _bound(row: Mapping[str, str], column: str, place: str) -> float:
+    return _score(row, column, place) if row.get(column, "").strip() else math.nan
 
 
 def _to_pairs(
-    pairs: Sequence[tuple[str, float, dict[str, str]]],
-    table: str,
-    unscored: Sequence[str],
-    unknown: Sequence[str],
-    without_reference: int,
+    pairs: Sequence[tuple[str, float, int]], predictions: Mapping[int, dict[str, str]], table: str
 ) -> ScorePairs:
-    rows = [row for _, _, row in pairs]
+    """Names and true scores with what stands on the lines of their predictions."""
+    rows = [(f"line {line} of {table}", predictions[line]) for _, _, line in pairs]
+
+    def column(name: str) -> tuple[str, ...]:
+        return tuple(row.get(name, "").strip() for _, row in rows)
+
     return ScorePairs(
         names=tuple(name for name, _, _ in pairs),
         reference=np.array([truth for _, truth, _ in pairs]),
-        predicted=np.array([_score(row, "agatston", table) for row in rows]),
-        low=np.array([_bound(row, "agatston_low", table) for row in rows]),
-        high=np.array([_bound(row, "agatston_high", table) for row in rows]),
-        kinds=tuple(row.get("kind", "") for row in rows),
-        statuses=tuple(row.get("status", "") for row in rows),
-        without_score=tuple(unscored),
-        without_prediction=tuple(unknown),
-        without_reference=without_reference,
+        predicted=np.array([_score(row, "agatston", place) for place, row in rows]),
+        low=np.array([_bound(row, "agatston_low", place) for place, row in rows]),
+        high=np.array([_bound(row, "agatston_high", place) for place, row in rows]),
+        kinds=column("kind"),
+        statuses=column("status"),
+        presets=column("preset"),
+        models=column("model"),
     )

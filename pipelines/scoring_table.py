@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import math
@@ -10,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,6 +17,7 @@ import SimpleITK as sitk
 from calcium.counting_rule import CountingRule
 from calcium.labeled_scan import LabeledScan
 from calcium.networks.predictor import Predictor
+from calcium.orientation import Orientation
 from calcium.territories import VesselAtlas
 from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from calcium.training_from_scores import (
@@ -27,7 +27,7 @@ from calcium.training_from_scores import (
     fine_tune,
     split_scans,
 )
-from pipelines.discovery import find_series
+from pipelines.guards import evaluate_guards
 from pipelines.model import (
     DEFAULT_MODEL,
     SCORING_WEIGHTS_NAME,
@@ -38,15 +38,27 @@ from pipelines.model import (
     read_identity,
     update_description,
 )
-from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
+from pipelines.reference_scores import NoSuchScan, read_single_scan
 from pipelines.run import scan_kind
-from registration.geometry import Ellipsoid, ImageGrid, affine_matrix
+from pipelines.scan import Scan
+from pipelines.table_rows import UnusableTable, read_rows
+from registration.geometry import affine_matrix
+
+if TYPE_CHECKING:
+    from registration.alignment import Alignment
 
 LOGGER = logging.getLogger(__name__)
 
 TERRITORY_COLUMNS = {"lm_lad": "LM/LAD", "lcx": "LCX", "rca": "RCA"}
 """Columns of the table with scores by coronary territory; all three or none."""
+
+TOTAL_ATOL, TOTAL_RTOL = 1.0, 0.01
+"""Largest difference of a score from the sum of its territories, in points and as a share of it:
+reports round both."""
+
+PREPARATION = 2
+"""Version of the way scans are prepared; those that another one has kept are made anew."""
 
 
 class UnusableScoreTable(ValueError):  # noqa: N818 (the name says what is wrong)
@@ -58,11 +70,13 @@ class TableRow:
     """One scan of the table.
 
     Args:
+        line: Where it stands in the table, counted from 1.
         path: Folder, archive or file of the scan.
         agatston: Reference score.
         territories: Reference scores by territory, `None` where the table has none.
     """
 
+    line: int
     path: Path
     agatston: float
     territories: dict[str, float] | None
@@ -75,27 +89,26 @@ def read_score_table(path: Path) -> list[TableRow]:
         path: The table; scans are paths relative to its folder, or absolute.
 
     Raises:
-        UnusableScoreTable: If a column is missing, a score is none, or a scan does not exist.
+        UnusableScoreTable: If a column is missing, a row has more cells than the header, a score
+            is none or not the sum of its territories, or a scan does not exist.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [
-                {k: (v or "").strip() for k, v in r.items() if k} for r in csv.DictReader(stream)
-            ]
-    except (UnicodeDecodeError, csv.Error):
-        raise UnusableScoreTable(f"{path.name} is not a table in UTF-8 CSV") from None
-    if not rows or not {"scan", "agatston"} <= set(rows[0]):
-        raise UnusableScoreTable(f"{path.name} needs rows under the columns scan and agatston")
-    given = [name for name in TERRITORY_COLUMNS if name in rows[0]]
+        rows = read_rows(path, ("scan", "agatston"))
+    except UnusableTable as error:
+        raise UnusableScoreTable(str(error)) from error
+    columns = next(iter(rows.values()))
+    given = [name for name in TERRITORY_COLUMNS if name in columns]
     if given and len(given) < len(TERRITORY_COLUMNS):
         raise UnusableScoreTable(
             f"{path.name} needs all of the columns {', '.join(TERRITORY_COLUMNS)}, or none. "
             f"Received: {', '.join(given)}"
         )
-    return [_row(path, number, row, bool(given)) for number, row in enumerate(rows, start=2)]
+    return [_row(path, line, row, bool(given)) for line, row in rows.items()]
 
 
-def _row(table: Path, line: int, row: dict[str, str], by_territory: bool) -> TableRow:
+def _row(table: Path, line: int, cells: dict[str, str], by_territory: bool) -> TableRow:
+    row = {column: cell.strip() for column, cell in cells.items()}
+
     def score(column: str) -> float:
         try:
             value = float(row[column])
@@ -111,8 +124,17 @@ def _row(table: Path, line: int, row: dict[str, str], by_territory: bool) -> Tab
     place = table.parent / row["scan"]
     if not row["scan"] or not place.exists():
         raise UnusableScoreTable(f"line {line} of {table.name}: the scan does not exist there")
-    parts = {TERRITORY_COLUMNS[c]: score(c) for c in TERRITORY_COLUMNS} if by_territory else None
-    return TableRow(place, score("agatston"), parts)
+    agatston = score("agatston")
+    if not by_territory:
+        return TableRow(line, place, agatston, None)
+    parts = {TERRITORY_COLUMNS[column]: score(column) for column in TERRITORY_COLUMNS}
+    total = sum(parts.values())
+    if abs(total - agatston) > TOTAL_ATOL + TOTAL_RTOL * agatston:
+        raise UnusableScoreTable(
+            f"line {line} of {table.name}: {', '.join(TERRITORY_COLUMNS)} must sum to agatston. "
+            f"Received: {total:g} and {agatston:g}"
+        )
+    return TableRow(line, place, agatston, parts)
 
 
 def fine_tune_model(
@@ -120,25 +142,29 @@ def fine_tune_model(
 ) -> FineTuning:
     """Train a model further on the scans of a table, into a new model folder.
 
-    Scans that cannot be read or used are named in the log and left out. Without a better
+    Scans that `run` would refuse are named in the log and left out. Without a better
     result on the scans that judge, the weights of the start are kept.
 
     Args:
         table: CSV, see `read_score_table`.
         start: Model to start from, `None` for the one that ships.
-        out: Folder of the new model; also keeps prepared scans in `work`.
+        out: Folder of the new model, no other's; also keeps prepared scans in `work`.
         options: Length and rate.
 
     Raises:
         UnusableScoreTable: If the table cannot be used, or too few scans can.
-        ModelError: If the start is no whole model of the additive network.
+        ModelError: If the start is no whole model of the additive network, or `out` is its
+            folder or that of the default model.
     """
     place = start or DEFAULT_MODEL
+    for folder, name in ((place, "the model to start from"), (DEFAULT_MODEL, "the default model")):
+        if out.resolve() == folder.resolve():
+            raise ModelError(f"the new model needs a folder of its own. Received: that of {name}")
     model = load_model(place)
     scoring = dict(model.description["scoring"])
     if scoring["network"] != "additive":
         raise ModelError(f"only additive models can be trained further. Received: {place}")
-    scans = list(_prepared(read_score_table(table), model, out / "work" / "scans"))
+    scans = list(prepared_scans(read_score_table(table), model, out / "work" / "scans"))
     try:
         training, judges = split_scans(scans)
     except ValueError as error:
@@ -153,36 +179,60 @@ def fine_tune_model(
     return found
 
 
-def _prepared(rows: Sequence[TableRow], model: Model, cache: Path) -> Iterator[ScoredScan]:
-    """Scans on the lattice, kept in a cache by the bytes of their files."""
+def prepared_scans(rows: Sequence[TableRow], model: Model, cache: Path) -> Iterator[ScoredScan]:
+    """Scans on the lattice; those that `run` would not score are named in the log and left out.
+
+    Args:
+        rows: The table.
+        model: Model whose atlas locates the heart.
+        cache: Folder that keeps prepared scans, by the bytes of their files.
+
+    Raises:
+        UnusableScoreTable: If one scan stands on two lines, as files of the same bytes do.
+    """
     cache.mkdir(parents=True, exist_ok=True)
-    heart = model.scorer.heart
-    for number, row in enumerate(rows, start=2):
-        series = find_series([row.path])
-        if len(series) != 1:
-            LOGGER.warning("line %d: holds %d series, one is needed; left out", number, len(series))
-            continue
+    lines: dict[str, int] = {}
+    for row in rows:
         try:
-            scan = read_scan(series[0])
-        except UnusableSeries as refusal:
-            LOGGER.warning("line %d: %s; left out", number, refusal)
+            scan = read_single_scan(row.path)
+        except (UnusableSeries, NoSuchScan) as refusal:
+            LOGGER.warning("line %d: %s; left out", row.line, refusal)
             continue
-        key = hashlib.sha256(f"{scan.content_hash} {model.model_hash}".encode()).hexdigest()[:24]
-        path = cache / f"{key}.npz"
+        first = lines.setdefault(scan.content_hash, row.line)
+        if first != row.line:
+            raise UnusableScoreTable(
+                f"lines {first} and {row.line} of the table are of one scan; keep one of them"
+            )
+        parts = f"{PREPARATION} {scan.content_hash} {model.model_hash}"
+        path = cache / f"{hashlib.sha256(parts.encode()).hexdigest()[:24]}.npz"
         if not path.exists():
-            save_lattice_scan(path, _lattice(scan.image, scan.scan_id, model, heart))
-            LOGGER.info("line %d: prepared", number)
+            alignment = model.aligner.align(scan.image)
+            refusals = [
+                f for f in evaluate_guards(scan, alignment, model) if f.severity == "reject"
+            ]
+            if refusals:
+                told = " ".join(f"{finding.code}: {finding.message}" for finding in refusals)
+                LOGGER.warning("line %d: %s Left out", row.line, told)
+                continue
+            save_lattice_scan(path, _lattice(scan, alignment, model))
+            LOGGER.info("line %d: prepared", row.line)
         yield ScoredScan(load_lattice_scan(path), row.agatston, row.territories)
 
 
-def _lattice(image: sitk.Image, name: str, model: Model, heart: Ellipsoid) -> LatticeScan:
-    """A scan on the lattice; where its coronary calcium is, nobody knows."""
-    grid = ImageGrid.from_image(image)
-    matrix = affine_matrix(model.aligner.align(image).atlas_to_scan)
-    volume = sitk.GetArrayFromImage(image)
-    nowhere = np.zeros(volume.shape, bool)
-    labeled = LabeledScan(name, name, scan_kind(grid), volume, grid, matrix, nowhere)
-    return lattice_scan(labeled, heart, model.scorer.preset)
+def _lattice(scan: Scan, alignment: Alignment, model: Model) -> LatticeScan:
+    """A scan on the lattice, upright as the scorer sees it; where its calcium is, nobody knows."""
+    orientation = Orientation.of(scan.grid)
+    volume = np.ascontiguousarray(orientation.apply(sitk.GetArrayViewFromImage(scan.image)))
+    labeled = LabeledScan(
+        scan.scan_id,
+        scan.scan_id,
+        scan_kind(scan.grid),
+        volume,
+        orientation.grid,
+        affine_matrix(alignment.atlas_to_scan),
+        np.zeros(volume.shape, bool),
+    )
+    return lattice_scan(labeled, model.scorer.heart, model.scorer.preset)
 
 
 def _record(

@@ -218,3 +218,15 @@ def test_unknown_preset_is_refused_before_anything_is_computed() -> None:
         score_mask(
             np.zeros((1, 2, 2)), np.zeros((1, 2, 2)), make_grid((1, 2, 2), (1, 1, 1)), "mine"
         )
+
+
+@pytest.mark.parametrize("outside", [math.nan, math.inf])
+def test_mask_whose_background_is_no_number_is_refused(
+    painted: tuple[ImageGrid, np.ndarray], outside: float
+) -> None:
+    grid, mask = painted
+    values = np.where(mask == 1, 1.0, outside).astype(np.float32)
+    with pytest.raises(ValueError, match=r"write 0 outside.*Received: 84 of 90 voxels"):
+        mask_on_grid(grid.to_image(values), grid)
+    with pytest.raises(ValueError, match="write 0 outside"):
+        score_mask(np.full(grid.shape, 300.0), values, grid)

@@ -58,6 +58,14 @@ def test_other_files_are_refused_by_name(text, tmp_path):
         VesselAtlas.load(path)
 
 
+@pytest.mark.parametrize("course", [[], [[0.1, 0.2, 0.3], [0.1, float("nan"), 0.3]]])
+def test_courses_without_a_place_are_refused_by_person_and_vessel(course, tmp_path):
+    path = tmp_path / "vessels.json"
+    path.write_text(json.dumps({"people": [{"RCA": [[0, 0, 0]]}, {"LAD": course}]}))
+    with pytest.raises(ValueError, match=r"course in vessels\.json.*LAD of person 2 without"):
+        VesselAtlas.load(path)
+
+
 def test_unknown_vessels_and_nobody_are_refused():
     with pytest.raises(ValueError, match=r"vessels must be among LM, LAD.*AORTA"):
         VesselAtlas(({"AORTA": np.zeros((2, 3))},))

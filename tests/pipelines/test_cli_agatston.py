@@ -86,6 +86,15 @@ def test_json_holds_the_lesions(scan: Path, mask: Path) -> None:
     assert lesion["center_mm"] == pytest.approx(center, abs=1e-3)
 
 
+@pytest.mark.parametrize("factor", ["-1", "0", "nan", "inf"])
+def test_a_mass_calibration_that_is_none_is_a_usage_error(
+    scan: Path, mask: Path, factor: str
+) -> None:
+    result = invoke(scan, mask, "--calibration", factor)
+    assert result.exit_code == 2
+    assert "the mass calibration must be a number above 0" in result.stderr
+
+
 def test_unknown_voltage_is_said_and_nothing_is_converted(scan: Path, mask: Path) -> None:
     assert "130 HU is defined for 120 kV" in invoke(scan, mask).stderr
 
@@ -106,6 +115,19 @@ def test_mask_of_another_scan_is_a_usage_error(scan: Path, tmp_path: Path) -> No
     assert result.exit_code == 2
     assert "the mask must lie on the voxels of the scan" in result.stderr
     assert "0.7 x 0.7 x 3 mm" in result.stderr
+
+
+def test_mask_with_an_unmarked_background_is_a_usage_error(scan: Path, tmp_path: Path) -> None:
+    values = np.full(GRID.shape, np.nan, dtype=np.float32)
+    values[3, 5:13, 3:11] = 1
+    path = tmp_path / "mask.nrrd"
+    sitk.WriteImage(GRID.to_image(values), str(path))
+    result = invoke(scan, path)
+    assert result.exit_code == 2
+    assert "write 0 outside of what may count" in result.stderr
+    # a label that is asked for says by itself what is inside
+    chosen = invoke(scan, path, "--label", "1", "--preset", "agatston-1990", "--json")
+    assert json.loads(chosen.stdout)[0]["agatston"] == pytest.approx(SLICE_SCORE)
 
 
 def test_mask_that_is_no_image_is_a_usage_error(scan: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 from pipelines.cli import main
 from pipelines.evaluation import evaluate_pairs
 from pipelines.evaluation_figures import draw_figures
-from pipelines.score_pairs import UnusableTable, read_pairs
+from pipelines.score_pairs import read_pairs
+from pipelines.table_rows import UnusableTable
 
 COLUMNS = [
     "scan_id",
@@ -198,6 +199,9 @@ def test_exchanged_scores_leave_a_dash_for_what_is_undefined(tmp_path: Path) -> 
         (["scan_id"], [["a1"]], r"missing: agatston"),
         (["name", "agatston"], [["a1", 0]], r"one of the columns scan_id, scan, source"),
         (["scan_id", "agatston"], [], r"r\.csv has no rows"),
+        (["scan_id", "agatston"], [["a1", 1, 250]], r"line 2 of r\.csv has more cells than"),
+        (["scan_id;agatston"], [["a1;1"]], r"r\.csv must be separated by commas"),
+        (["scan_id", "agatston"], [["a2", 1], [], ["a1", ""]], r"line 4 of r\.csv: agatston must"),
         (["scan_id", "agatston"], [["a1", "many"]], r"score of 0 or more\. Received: 'many'"),
         (["scan_id", "agatston"], [["a1", -3]], r"score of 0 or more\. Received: '-3'"),
         (["scan_id", "agatston"], [["a1", 1], ["a1", 2]], r"names the scan 'a1' twice"),
@@ -213,6 +217,16 @@ def test_unusable_tables_are_refused_with_the_place(
     result = invoke(predicted, table, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prediction_that_is_no_score_is_refused_by_its_line(
+    reference: Path, tmp_path: Path
+) -> None:
+    rows = [["a2", "ok", "", "", 8, "", "", "p2"], ["a1", "ok", "", "", 7, "-1", "", "p1"]]
+    table = write_table(tmp_path / "p.csv", COLUMNS, rows)
+    message = r"line 3 of p\.csv: agatston_low must be a score of 0 or more\. Received: '-1'"
+    with pytest.raises(UnusableTable, match=message):
+        read_pairs(table, reference)
 
 
 @pytest.mark.parametrize(

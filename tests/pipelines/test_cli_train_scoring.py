@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import csv
+import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
+from calcium.training_from_scores import FineTuning
+from pipelines import scoring_table, scoring_training
 from pipelines.cli import main
-from pipelines.model import SCORING_WEIGHTS_NAME, read_description, verify_files
+from pipelines.cli_train_scoring import SCANS_OPTIONS, TABLE_OPTIONS, command
+from pipelines.model import (
+    DEFAULT_MODEL,
+    SCORING_WEIGHTS_NAME,
+    read_description,
+    update_description,
+    verify_files,
+)
 from pipelines.phantoms import make_phantom
 from pipelines.scoring_table import UnusableScoreTable, read_score_table
 
@@ -36,13 +48,19 @@ def test_rows_are_scans_beside_the_table_with_scores_and_maybe_territories(tmp_p
     header = ["scan", "agatston", "lm_lad", "lcx", "rca"]
     path = write(tmp_path / "t.csv", [header, ["a", 6, 1, 2, 3]])
     assert read_score_table(path)[0].territories == {"LM/LAD": 1.0, "LCX": 2.0, "RCA": 3.0}
+    # rounded: 1 point and 1 % of 300 may be missing
+    path = write(tmp_path / "t.csv", [header, ["a", 300, 100, 100, 96]])
+    assert read_score_table(path)[0].agatston == 300.0
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([["scan", "score"], ["a", 1]], "needs rows under the columns scan and agatston"),
-        ([["scan", "agatston"]], "needs rows under the columns scan and agatston"),
+        ([["scan", "score"], ["a", 1]], "must have the columns scan, agatston; missing: agatston"),
+        ([["scan", "agatston"]], "t.csv has no rows"),
+        ([["scan;agatston"], ["a;1"]], "t.csv must be separated by commas"),
+        ([["scan", "agatston"], ["a", 1, 250]], "line 2 of t.csv has more cells than the header"),
+        ([["scan", "agatston"], [], [], ["a", "x"]], "line 4 of t.csv: agatston must be a score"),
         (
             [["scan", "agatston"], ["a", 1], ["a", "-3"]],
             "line 3 of t.csv: agatston must be a",
@@ -50,6 +68,10 @@ def test_rows_are_scans_beside_the_table_with_scores_and_maybe_territories(tmp_p
         ([["scan", "agatston"], ["a", "many"]], "line 2 of t.csv: agatston must be a score"),
         ([["scan", "agatston"], ["gone", 1]], "line 2 of t.csv: the scan does not exist there"),
         ([["scan", "agatston"], ["", 1]], "line 2 of t.csv: the scan does not exist there"),
+        (
+            [["scan", "agatston", "lm_lad", "lcx", "rca"], ["a", 6, 1, 2, 3], ["a", 100, 1, 2, 3]],
+            "line 3 of t.csv: lm_lad, lcx, rca must sum to agatston. Received: 6 and 100",
+        ),
         ([["scan", "agatston", "lcx"], ["a", 1, 1]], "needs all of the columns lm_lad, lcx, rca"),
     ],
 )
@@ -72,6 +94,102 @@ def test_either_scans_or_a_table(tmp_path: Path) -> None:
     for done in (both, neither):
         assert done.exit_code == 2
         assert "--annotations, or --table" in done.output
+
+
+def test_a_folder_without_atlas_and_alignment_is_wrong_usage(tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    half.mkdir()
+    update_description(half, {"heart": {}})
+    for out in (tmp_path, half, tmp_path / "absent"):
+        done = invoke(tmp_path, "--annotations", tmp_path, "--out", out)
+        assert done.exit_code == 2
+        message = "--out must be a model folder with atlas and alignment, as `calcium-score train"
+        assert message in " ".join(done.output.split())
+
+
+def bad_annotation(*_: object) -> dict[str, float]:
+    raise ValueError("p1.json cannot be read as JSON")
+
+
+def bad_annotation_in_a_worker(*_: object) -> dict[str, float]:
+    raise RuntimeError("p1-003 could not be made: no such component") from ValueError("component")
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (bad_annotation, "Error: p1.json cannot be read as JSON"),
+        (bad_annotation_in_a_worker, "Error: p1-003 could not be made: no such component"),
+    ],
+)
+def test_what_a_training_cannot_use_is_wrong_usage(
+    train: Callable[..., dict[str, float]],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scoring_training, "train_model", train)
+    update_description(tmp_path, {"heart": {}, "alignment": {}})
+    done = invoke(tmp_path, "--annotations", tmp_path, "--out", tmp_path)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_scans_without_an_annotation_are_wrong_usage(tmp_path: Path) -> None:
+    model, annotations = tmp_path / "model", tmp_path / "annotations"
+    shutil.copytree(DEFAULT_MODEL, model)
+    annotations.mkdir()
+    (tmp_path / "scans").mkdir()
+    done = invoke(tmp_path / "scans", "--annotations", annotations, "--out", model)
+    assert done.exit_code == 2
+    assert "no scan has an annotation of its name" in done.output
+
+
+def test_options_of_the_other_way_are_refused(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", [["scan", "agatston"], ["t.csv", 1]])
+    options = ["--steps", 7, "--members", 2, "--hold-out", "x", "--work", tmp_path]
+    done = invoke("--table", table, "--out", tmp_path / "model", *options)
+    assert done.exit_code == 2
+    message = "--work, --members, --steps, --hold-out go with SCANS and --annotations, not with"
+    assert message in " ".join(done.output.split())
+    assert not (tmp_path / "model").exists()
+    done = invoke(tmp_path, "--annotations", tmp_path, "--out", tmp_path, "--epochs", 20)
+    assert done.exit_code == 2
+    assert "--epochs goes with --table alone" in done.output
+
+
+def test_every_option_belongs_to_one_way_or_both() -> None:
+    """A new option must say where it means something."""
+    both = {"out", "seed", "table", "annotations", "scans"}
+    assert {p.name for p in command.params} == {*TABLE_OPTIONS, *SCANS_OPTIONS, *both}
+
+
+def test_progress_is_told_with_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fine_tune(*_: object) -> FineTuning:
+        scoring_table.LOGGER.info("pass 1: error 0.400")
+        return FineTuning(0.5, (0.4,), 1)
+
+    monkeypatch.setattr(scoring_table, "fine_tune_model", fine_tune)
+    caplog.set_level(logging.WARNING, logger="pipelines")  # as it is at first, and after the test
+    caplog.handler.setLevel(logging.NOTSET)
+    table = write(tmp_path / "t.csv", [["scan", "agatston"], ["t.csv", 1]])
+    done = invoke("--table", table, "--out", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    assert "pass 1: error 0.400" in caplog.text
+    assert "0.500 before, 0.400 after" in done.output
+
+
+def test_a_new_model_replaces_no_other(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", [["scan", "agatston"], ["t.csv", 1]])
+    start, link = tmp_path / "start", tmp_path / "link"
+    start.mkdir()
+    link.symlink_to(start)
+    for out, options in ((link, ["--model", start]), (DEFAULT_MODEL, [])):
+        done = invoke("--table", table, "--out", out, *options)
+        assert done.exit_code == 2
+        assert "the new model needs a folder of its own" in done.output
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from click.testing import CliRunner
+import pytest
+from click.testing import CliRunner, Result
 
 from calcium.calibration import Calibration
 from pipelines.cli import main
@@ -50,6 +51,48 @@ def test_a_model_learns_what_its_scores_are_worth(tmp_path: Path) -> None:
     assert low == 50.0
     assert 95.0 < high < 101.0
     assert calibration.interval(50.0, "cardiac") is None
+
+
+def named_tables(folder: Path, preset: str, model: str) -> tuple[Path, Path]:
+    """Scores as `run` writes them, with the definition and the model; the last row is of them."""
+    predicted, reference = tables(folder, 30)
+    with predicted.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    own = [["agatston-130", "mine 1"]] * 29 + [[preset, model]]
+    named = [[*row, *who] for row, who in zip(rows, own, strict=True)]
+    return write(predicted, [*header, "preset", "model"], [list(row) for row in named]), reference
+
+
+def calibrate_mine(folder: Path, preset: str, model: str) -> Result:
+    mine = folder / "mine"
+    mine.mkdir(exist_ok=True)
+    update_description(mine, {"scoring": {"network": "additive", "preset": "agatston-130"}})
+    table_paths = map(str, named_tables(folder, preset, model))
+    return CliRunner().invoke(main, ["train", "calibration", *table_paths, "--out", str(mine)])
+
+
+def test_predictions_of_the_model_itself_are_taken_again_and_again(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time the model is calibrated, its description another one
+        done = calibrate_mine(tmp_path, "agatston-130", "mine 1")
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "message"),
+    [
+        ("agatston-1990", "mine 1", "of the preset agatston-130"),
+        ("agatston-130", "mine 2", "of the model mine 1"),
+    ],
+)
+def test_predictions_of_another_model_or_definition_are_refused(
+    preset: str, model: str, message: str, tmp_path: Path
+) -> None:
+    done = calibrate_mine(tmp_path, preset, model)
+    assert done.exit_code == 2
+    text = " ".join(done.output.split())
+    assert f"predictions must be {message}" in text
+    assert "Received: 1 of 30 rows of" in text
+    assert "calibration" not in read_description(tmp_path / "mine")["scoring"]
 
 
 def test_too_few_scans_are_refused_with_the_number_needed(tmp_path: Path) -> None:
