@@ -170,6 +170,7 @@ def train_network(
     state = _State(network, optimizer, mean)
     step = state.restore(folder / "checkpoint.npz")
     update = _update_function(tf, network, optimizer, loss)
+    path = folder / "network.weights.h5"
     running = 0.0
     for batch in _prefetched(sampler, step, options.steps):
         optimizer.learning_rate.assign(options.rate(step))
@@ -183,8 +184,9 @@ def train_network(
             _append_row(folder / "curve.csv", {"step": step, "loss": running, **found})
         if step % options.checkpoint_every == 0 or last:
             state.save(folder / "checkpoint.npz", step)
-            _save_weights(network, state.mean, folder / "network.weights.h5")
-    path = folder / "network.weights.h5"
+            _save_weights(network, state.mean, path)
+    # a training killed right after its last checkpoint has none yet, or those of earlier steps
+    _save_weights(network, state.mean, path)
     network.load_weights(path)
     return path
 

@@ -6,7 +6,13 @@ import pytest
 from calcium.density import agatston_density
 from calcium.labeled_scan import LabeledScan
 from calcium.networks.predictor import build_network
-from calcium.training import TrainingOptions, attention_loss, regression_loss, train_network
+from calcium.training import (
+    TrainingOptions,
+    _State,
+    attention_loss,
+    regression_loss,
+    train_network,
+)
 from calcium.training_data import (
     CropSampler,
     block_sums,
@@ -183,6 +189,28 @@ def test_killed_training_resumes_to_identical_weights(tmp_path):
         assert np.allclose(first, second, atol=1e-6)
     rows = list(csv.DictReader((tmp_path / "killed" / "curve.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == [5, 10, 15]
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_training_killed_between_checkpoint_and_weights_gives_the_last_weights(
+    tmp_path, monkeypatch, steps
+):
+    scans = [lattice_scan(labeled(), HEART)]
+    straight = train(tmp_path / "straight", steps, scans)
+
+    class Killed(_State):
+        def save(self, path, step):
+            super().save(path, step)
+            if step == steps:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("calcium.training._State", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", steps, scans)
+    resumed = train(tmp_path / "killed", steps, scans)
+    for first, second in zip(straight.get_weights(), resumed.get_weights(), strict=True):
+        assert np.allclose(first, second, atol=1e-6)
 
 
 def test_checkpoint_of_another_network_is_refused(tmp_path):
