@@ -50,6 +50,26 @@ def test_who_is_left_out_is_scored_and_chooses_nothing(tmp_path):
     assert not (tmp_path / "b" / HELD_OUT_NAME).exists()
 
 
+def test_a_folder_keeps_to_one_training(tmp_path):
+    scans = [lattice_scan(labeled(k), LATTICE_HEART) for k in range(3)]
+    recipe = ScoringRecipe(widths=(4, 6), steps=2, batch_size=2, seed=1)
+    weights, _ = train_scoring(scans[:2], recipe, tmp_path, validation=scans[2:])
+    stamp = (tmp_path / "checkpoint.npz").stat().st_mtime_ns
+    # neither processes nor judges change a weight
+    same = replace(recipe, workers=7)
+    assert train_scoring(scans[:2], same, tmp_path)[0] == weights
+    assert (tmp_path / "checkpoint.npz").stat().st_mtime_ns == stamp
+    for changed in (
+        {"hold_out": (scans[0].group,)},
+        {"seed": 2},
+        {"steps": 1},
+        {"learning_rate": 1e-2},
+    ):
+        with pytest.raises(ValueError, match="belongs to another training"):
+            train_scoring(scans[:2], replace(recipe, **changed), tmp_path, validation=scans[2:])
+    assert not (tmp_path / HELD_OUT_NAME).exists()
+
+
 def test_members_are_trained_from_seeds_of_their_own_and_joined(tmp_path):
     scans = [lattice_scan(labeled(k), LATTICE_HEART) for k in range(3)]
     out, judge = replace(scans[1], group="absent"), scans[2]
