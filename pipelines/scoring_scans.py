@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from calcium.labeled_scan import LabeledScan
+from calcium.orientation import Orientation
 from calcium.simulation.anatomy import Anatomy
 from calcium.simulation.annotations import component_masks, read_annotations
 from calcium.simulation.background import Background
@@ -69,15 +70,22 @@ class BackgroundSource:
     atlas_to_scan: Matrix
 
     def read(self) -> Background:
-        """The scan with what is known of its anatomy."""
+        """The scan with what is known of its anatomy, axes along (S, P, L).
+
+        Raises:
+            ValueError: If the annotation does not fit the scan, or its slices are not axial.
+        """
         annotation = read_annotations(self.annotations)[self.name]
         scan = read_scan(self.candidate)
-        volume = sitk.GetArrayFromImage(scan.image)
-        coronary, unknown = component_masks(annotation, volume)
+        stored = sitk.GetArrayFromImage(scan.image)
+        # boxes of an annotation are indices into the array as it is stored
+        masks = component_masks(annotation, stored)
+        orientation = Orientation.of(scan.grid)
+        volume, coronary, unknown = (orientation.apply(a) for a in (stored, *masks))
         return Background(
             self.name,
             volume,
-            scan.grid,
+            orientation.grid,
             np.array(self.atlas_to_scan),
             Anatomy.from_annotation(annotation),
             coronary,

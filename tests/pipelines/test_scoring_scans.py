@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from calcium.simulation.generator import GeneratorOptions, simulate_scan
 from pipelines.discovery import find_series
 from pipelines.scoring_scans import (
     BackgroundSource,
@@ -75,6 +76,45 @@ def test_an_unchanged_scan_is_the_scan_with_its_own_calcium(source, tmp_path):
     # 16 pixels of 4 mm², weights 4 and 3, slices every 5 mm
     assert scan.agatston == pytest.approx(16 * 4 * 4 * 5 / 3, rel=1e-5)
     assert float(scan.density.sum()) == pytest.approx(16 * 4 * (4 + 3) * 5 / 3, rel=1e-5)
+
+
+STORED = {
+    "as annotated": lambda image: image,
+    "right to left and front to back": lambda image: image[::-1, ::-1, :],
+    "front to back": lambda image: image[:, ::-1, :],
+    "rows and columns exchanged": lambda image: sitk.PermuteAxes(image, [1, 0, 2]),
+    "turned and mirrored": lambda image: sitk.PermuteAxes(image, [1, 0, 2])[::-1, :, :],
+}
+
+
+@pytest.mark.parametrize("stored", STORED.values(), ids=STORED)
+def test_a_background_stored_in_another_orientation_is_the_same_background(
+    source, tmp_path, stored
+):
+    bright = hu()
+    bright[6, 25:29, 20:24] = 500
+    image = GRID.to_image(bright)
+    corners = [image.TransformIndexToPhysicalPoint(c) for c in ((20, 25, 6), (23, 28, 6))]
+    image = stored(image)
+    sitk.WriteImage(image, str(tmp_path / "scans" / "block.nii.gz"))
+    found = np.array([image.TransformPhysicalPointToIndex(c) for c in corners])
+    annotation = json.loads((tmp_path / "block.json").read_text())
+    box = [found.min(0).tolist(), found.max(0).tolist()]
+    annotation["components"] = [{"class": "LAD", "bbox_ijk": box, "n_voxels": 16}]
+    (tmp_path / "block.json").write_text(json.dumps(annotation))
+    background = source.read()
+    assert np.array_equal(background.volume_hu, bright)
+    assert np.array_equal(background.coronary, bright == 500)
+    assert background.ignored is not None
+    assert background.ignored.shape == background.volume_hu.shape
+    assert background.grid.size == GRID.size
+    assert background.grid.spacing == pytest.approx(GRID.spacing)
+    assert background.grid.origin == pytest.approx(GRID.origin)
+    assert background.grid.direction == pytest.approx(GRID.direction)
+    # voxels shown as they are: the muscle lies where the heart is sought
+    options = GeneratorOptions(native_share=1.0, zero_share=1.0)
+    made = simulate_scan(background, HEART, (1, 2, 3), options)
+    assert (made.volume_hu > -40).mean() > 0.2
 
 
 @pytest.mark.slow
