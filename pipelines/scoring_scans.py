@@ -6,7 +6,8 @@ Scans are made by several processes and kept in a cache folder; tasks hold paths
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from pipelines.phantoms import STANDARD, VARIED, make_phantom
 from pipelines.phantoms.settings import KINDS, PhantomSettings
 from pipelines.reading import read_scan
 from pipelines.run import scan_kind
+from pipelines.source_names import names_in_source
 from pipelines.workers import Work
 from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 
@@ -99,21 +101,45 @@ def find_backgrounds(
 ) -> Iterator[BackgroundSource]:
     """Annotated scans of some folders, aligned to the atlas.
 
-    A scan belongs to the annotation whose name is part of its path.
+    A scan belongs to the annotation that is named as the scan's file, with or without suffix,
+    or as a folder on the way to it, the given one included.
 
     Args:
         folders: Folders, archives or files with CT.
         annotations: Folder of annotation files.
         aligner: Finds the heart.
+
+    Raises:
+        ValueError: If an annotation fits several scans, or a scan several annotations; at the
+            first scan that is asked for, before any is aligned.
     """
-    known = read_annotations(annotations)
-    for candidate in find_series(list(folders)):
-        path = str(candidate.files[0]) + candidate.source
-        names = [name for name in known if name in path]
-        if names:
-            matrix = affine_matrix(aligner.align(read_scan(candidate).image).atlas_to_scan)
-            rows = tuple(tuple(float(v) for v in row) for row in matrix)
-            yield BackgroundSource(names[0], candidate, annotations, rows)
+    for name, candidate in _annotated(find_series(list(folders)), read_annotations(annotations)):
+        matrix = affine_matrix(aligner.align(read_scan(candidate).image).atlas_to_scan)
+        rows = tuple(tuple(float(v) for v in row) for row in matrix)
+        yield BackgroundSource(name, candidate, annotations, rows)
+
+
+def _annotated(
+    candidates: Sequence[SeriesCandidate], names: Collection[str]
+) -> list[tuple[str, SeriesCandidate]]:
+    """Scans with the name of their annotation; nobody gets the arteries of somebody else."""
+    pairs = []
+    for candidate in candidates:
+        fitting = sorted(names_in_source(candidate.source).intersection(names))
+        if len(fitting) > 1:
+            raise ValueError(
+                "a scan must have one annotation; rename its file, or a folder on the way to it. "
+                f"Received: a scan that is named as {' and '.join(fitting)}"
+            )
+        pairs += [(name, candidate) for name in fitting]
+    times = Counter(name for name, _ in pairs)
+    for name, count in times.items():
+        if count > 1:
+            raise ValueError(
+                "an annotation must be of one scan; leave out the other series of that name, or "
+                f"rename them. Received: {count} series that are named as {name}"
+            )
+    return pairs
 
 
 def vessel_atlas(sources: Sequence[BackgroundSource], heart: Ellipsoid) -> VesselAtlas:

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pipelines.scoring_scans import (
     unchanged_task,
 )
 from registration.geometry import Ellipsoid, ImageGrid
+from tests.pipelines.dicom_factory import make_slices, write_files
 
 GRID = ImageGrid((60, 55, 14), (2.0, 2.0, 5.0), (-70.0, 20.0, -100.0))
 HEART = Ellipsoid((0.0, 0.0, 0.0), (40.0, 38.0, 6.0))  # few slices, to be quick
@@ -140,6 +142,81 @@ def test_a_scan_that_cannot_be_made_is_named(source, tmp_path):
 def test_scans_without_annotation_are_left_out(tmp_path):
     sitk.WriteImage(GRID.to_image(hu()), str(tmp_path / "stranger.nii.gz"))
     assert list(find_backgrounds([tmp_path], tmp_path, aligner=None)) == []
+
+
+class Unmoved:
+    """An aligner to which every scan lies in the atlas already."""
+
+    def align(self, image):
+        return SimpleNamespace(atlas_to_scan=sitk.AffineTransform(3))
+
+
+def write_scan(path, number):
+    """A scan unlike the others: copies of one count once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = hu()
+    values[5, 20, 20] = 41 + number
+    sitk.WriteImage(GRID.to_image(values), str(path))
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    for name in ("lung1", "lung10", "lidc-0002"):
+        whole = {"scan": name, "coronaries": {}, "components": []}
+        (folder / f"{name}.json").write_text(json.dumps(whole))
+    return folder
+
+
+def found_names(folders, annotations):
+    found = find_backgrounds(folders, annotations, Unmoved())
+    return {source.candidate.source: source.name for source in found}
+
+
+def test_scans_are_found_by_whole_names_of_files_and_folders(tmp_path, annotations):
+    cohort = tmp_path / "lung1 of everybody" / "chest-ct"
+    write_scan(cohort / "lung1.nrrd", 0)
+    write_scan(cohort / "lung10.nii.gz", 1)
+    write_scan(cohort / "lung12.nii.gz", 2)
+    write_scan(cohort / "lidc-0002" / "series" / "ct.nii.gz", 3)
+    names = {
+        "chest-ct/lung1.nrrd": "lung1",
+        "chest-ct/lung10.nii.gz": "lung10",
+        "chest-ct/lidc-0002/series/ct.nii.gz": "lidc-0002",
+    }
+    assert found_names([cohort], annotations) == names
+    # the folder or file of one scan
+    assert found_names([cohort / "lidc-0002"], annotations) == {
+        "lidc-0002/series/ct.nii.gz": "lidc-0002"
+    }
+    assert found_names([cohort / "lung10.nii.gz"], annotations) == {"lung10.nii.gz": "lung10"}
+    # what lies above the given folder names nobody
+    write_scan(tmp_path / "lung10" / "others" / "ct.nii.gz", 4)
+    assert found_names([tmp_path / "lung10" / "others"], annotations) == {}
+
+
+def test_slices_are_found_by_the_name_of_their_folder(tmp_path, annotations, monkeypatch):
+    write_files(make_slices(12), tmp_path / "cohort" / "lung1")
+    write_scan(tmp_path / "cohort" / "lung10.nii.gz", 0)
+    names = {"cohort/lung1": "lung1", "cohort/lung10.nii.gz": "lung10"}
+    assert found_names([tmp_path / "cohort"], annotations) == names
+    assert found_names([tmp_path / "cohort" / "lung1"], annotations) == {"lung1": "lung1"}
+    monkeypatch.chdir(tmp_path / "cohort" / "lung1")
+    assert found_names(["."], annotations) == {"lung1": "lung1"}
+
+
+def test_one_annotation_is_not_of_two_scans(tmp_path, annotations):
+    write_scan(tmp_path / "cohort" / "lung1.nii.gz", 0)
+    write_scan(tmp_path / "cohort" / "lung1" / "ct.nii.gz", 1)
+    with pytest.raises(ValueError, match=r"2 series that are named as lung1$"):
+        found_names([tmp_path / "cohort"], annotations)
+
+
+def test_one_scan_does_not_have_two_annotations(tmp_path, annotations):
+    write_scan(tmp_path / "cohort" / "lung1" / "lung10.nii.gz", 0)
+    with pytest.raises(ValueError, match=r"a scan that is named as lung1 and lung10$"):
+        found_names([tmp_path / "cohort"], annotations)
 
 
 def test_phantoms_are_of_both_kinds_and_populations(tmp_path):
