@@ -1,6 +1,7 @@
 """Labeled scans that scoring learns from: simulated in annotated CT, and phantoms.
 
-Scans are made by several processes and kept in a cache folder; tasks hold paths.
+Scans are made by several processes and kept in a cache folder, under names that change with
+whatever they are made of; tasks hold paths.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pipelines.phantoms import STANDARD, VARIED, make_phantom
 from pipelines.phantoms.settings import KINDS, PhantomSettings
 from pipelines.reading import read_scan
 from pipelines.run import scan_kind
+from pipelines.scoring_scan_keys import alignment_digest, background_digest, digest_of
 from pipelines.source_names import names_in_source
 from pipelines.workers import Work
 from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
@@ -175,7 +177,8 @@ class SimulatedTask:
         patient = crc32(self.source.name.encode())
         options = GeneratorOptions(spline_order=3 if self.number % 3 == 0 else 1)
         seed = (self.seed, patient, self.number)
-        scan = simulate_scan(_background(self.source), self.heart, seed, options)
+        background = _background(self.source, background_digest(self.source))
+        scan = simulate_scan(background, self.heart, seed, options)
         save_lattice_scan(self.path, lattice_scan(scan, self.heart))
 
 
@@ -195,9 +198,9 @@ class UnchangedTask:
 
     def make(self) -> None:
         """Bring the scan onto the lattice and write it."""
-        found = _background(self.source)
+        found = _background(self.source, background_digest(self.source))
         scan = LabeledScan(
-            self.path.stem,
+            f"{found.name}{UNCHANGED}",
             found.name,
             scan_kind(found.grid),
             found.volume_hu,
@@ -249,21 +252,25 @@ def simulated_tasks(
     source: BackgroundSource, heart: Ellipsoid, cache: Path, *, seed: int, count: int
 ) -> list[Task]:
     """Semi-synthetic scans of one background."""
+    key = digest_of(background_digest(source), heart.to_dict())
+    names = [f"{source.name}-{seed}-{number:04d}-{key}.npz" for number in range(count)]
     return [
-        SimulatedTask(source, heart, seed, number, cache / f"{source.name}-{seed}-{number:04d}.npz")
-        for number in range(count)
+        SimulatedTask(source, heart, seed, number, cache / name)
+        for number, name in enumerate(names)
     ]
 
 
 def unchanged_task(source: BackgroundSource, heart: Ellipsoid, cache: Path) -> Task:
     """A background as it is."""
-    return UnchangedTask(source, heart, cache / f"{source.name}{UNCHANGED}.npz")
+    key = digest_of(background_digest(source), heart.to_dict())
+    return UnchangedTask(source, heart, cache / f"{source.name}{UNCHANGED}-{key}.npz")
 
 
 def phantom_tasks(model: Path, cache: Path, *, first_seed: int, count: int) -> list[Task]:
     """Phantoms of both kinds and populations."""
+    key = digest_of(alignment_digest(model), SCORING_OFFSET_MM, SCORING_RADII_MM)
     seeds = range(first_seed, first_seed + count)
-    return [PhantomTask(model, seed, cache / f"phantom-{seed}.npz") for seed in seeds]
+    return [PhantomTask(model, seed, cache / f"phantom-{seed}-{key}.npz") for seed in seeds]
 
 
 def cached_scans(tasks: Sequence[Task], *, workers: int = 1) -> Iterator[LatticeScan]:
@@ -337,7 +344,8 @@ def _give_up(task: Task, error: BaseException) -> None:
 
 
 @lru_cache(maxsize=1)
-def _background(source: BackgroundSource) -> Background:
+def _background(source: BackgroundSource, digest: str) -> Background:
+    del digest  # files that were changed are read anew
     return source.read()
 
 

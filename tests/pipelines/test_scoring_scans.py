@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import SimpleITK as sitk
 
 from calcium.simulation.generator import GeneratorOptions, simulate_scan
 from pipelines.discovery import find_series
+from pipelines.model import update_description
 from pipelines.scoring_scans import (
     BackgroundSource,
     cached_scans,
@@ -80,6 +82,77 @@ def test_an_unchanged_scan_is_the_scan_with_its_own_calcium(source, tmp_path):
     assert float(scan.density.sum()) == pytest.approx(16 * 4 * (4 + 3) * 5 / 3, rel=1e-5)
 
 
+def test_a_corrected_annotation_and_a_changed_scan_are_seen(source, tmp_path):
+    def score():
+        (scan,) = cached_scans([unchanged_task(source, HEART, tmp_path)])
+        assert (scan.name, scan.group) == ("block-unchanged", "block")
+        return scan.agatston
+
+    def annotate(name):
+        annotation = json.loads((tmp_path / "block.json").read_text())
+        annotation["components"] = [
+            {"class": name, "bbox_ijk": [[20, 25, 6], [23, 28, 6]], "n_voxels": 16}
+        ]
+        (tmp_path / "block.json").write_text(json.dumps(annotation))
+
+    bright = hu()
+    bright[6, 25:29, 20:24] = 500
+    sitk.WriteImage(GRID.to_image(bright), str(tmp_path / "scans" / "block.nii.gz"))
+    annotate("bone")
+    assert score() == 0.0
+    annotate("LAD")
+    assert score() == pytest.approx(16 * 4 * 4 * 5 / 3, rel=1e-5)
+    bright[6, 25:29, 20:24] = 300  # weight 3
+    sitk.WriteImage(GRID.to_image(bright), str(tmp_path / "scans" / "block.nii.gz"))
+    assert score() == pytest.approx(16 * 4 * 3 * 5 / 3, rel=1e-5)
+
+
+def test_cached_scans_are_named_by_whatever_they_are_made_of(source, tmp_path):
+    def paths(source, heart):
+        tasks = simulated_tasks(source, heart, tmp_path, seed=7, count=2)
+        return [task.path.name for task in (*tasks, unchanged_task(source, heart, tmp_path))]
+
+    before = paths(source, HEART)
+    assert len(set(before)) == 3
+    # another place of the same files changes nothing
+    (tmp_path / "scans").rename(tmp_path / "moved")
+    (candidate,) = find_series([tmp_path / "moved"])
+    assert paths(replace(source, candidate=candidate), HEART) == before
+    moved = tuple(tuple(v + 0.01 * (k == 3) for k, v in enumerate(row)) for row in TO_SCAN)
+    elsewhere = paths(replace(source, candidate=candidate, atlas_to_scan=moved), HEART)
+    larger = paths(replace(source, candidate=candidate), HEART.scaled(1.1))
+    write_scan(tmp_path / "scans" / "block.nii.gz", 1)
+    changed = paths(source, HEART)
+    everything = [*before, *elsewhere, *larger, *changed]
+    assert len(set(everything)) == len(everything)
+
+
+def test_cached_phantoms_are_named_by_the_alignment_alone(tmp_path):
+    def path():
+        (task,) = phantom_tasks(tmp_path, tmp_path / "cache", first_seed=5, count=1)
+        return task.path
+
+    (tmp_path / "atlas.nii.gz").write_bytes(b"atlas")
+    (tmp_path / "alignment.weights.h5").write_bytes(b"weights")
+    update_description(tmp_path, {"heart": {"radii_mm": [1]}, "alignment": {"filters": [4]}})
+    first = path()
+    assert path() == first
+    # what a training of scoring does to a model
+    (tmp_path / "scoring.weights.h5").write_bytes(b"scoring")
+    update_description(tmp_path, {"scoring": {}, "training": {"scoring": {"seed": 1}}})
+    assert path() == first
+    found = {first}
+    update_description(tmp_path, {"heart": {"radii_mm": [2]}})
+    found.add(path())
+    update_description(tmp_path, {"alignment": {"filters": [8]}})
+    found.add(path())
+    (tmp_path / "atlas.nii.gz").write_bytes(b"another atlas")
+    found.add(path())
+    (tmp_path / "alignment.weights.h5").write_bytes(b"other weights")
+    found.add(path())
+    assert len(found) == 5
+
+
 STORED = {
     "as annotated": lambda image: image,
     "right to left and front to back": lambda image: image[::-1, ::-1, :],
@@ -133,8 +206,8 @@ def test_workers_make_the_same_scans_as_one_process(source, tmp_path):
 
 
 def test_a_scan_that_cannot_be_made_is_named(source, tmp_path):
-    (tmp_path / "block.json").unlink()
     tasks = simulated_tasks(source, HEART, tmp_path, seed=3, count=1)
+    (tmp_path / "block.json").unlink()
     with pytest.raises(KeyError, match="block"):
         list(cached_scans(tasks))
 
