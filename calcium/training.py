@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calcium.training_data import Batch, CropSampler
+from calcium.training_key import training_key
 
 SCORE_FLOOR = 1.0
 """Added to scores before the logarithm, so that zero is an ordinary value."""
@@ -158,7 +159,7 @@ def train_network(
         Path of the running mean of the weights at the last step; the network has it, too.
 
     Raises:
-        ValueError: If the checkpoint belongs to another network.
+        ValueError: If the checkpoint belongs to another network, other scans or settings.
     """
     import keras
     import tensorflow as tf
@@ -167,9 +168,10 @@ def train_network(
     optimizer = keras.optimizers.Adam(options.learning_rate, clipnorm=options.clip_norm)
     optimizer.build(network.trainable_variables)
     mean = [w.copy() for w in network.get_weights()]
-    state = _State(network, optimizer, mean)
+    state = _State(network, optimizer, mean, training_key(network, sampler, loss, options))
     step = state.restore(folder / "checkpoint.npz")
     update = _update_function(tf, network, optimizer, loss)
+    path = folder / "network.weights.h5"
     running = 0.0
     for batch in _prefetched(sampler, step, options.steps):
         optimizer.learning_rate.assign(options.rate(step))
@@ -183,8 +185,9 @@ def train_network(
             _append_row(folder / "curve.csv", {"step": step, "loss": running, **found})
         if step % options.checkpoint_every == 0 or last:
             state.save(folder / "checkpoint.npz", step)
-            _save_weights(network, state.mean, folder / "network.weights.h5")
-    path = folder / "network.weights.h5"
+            _save_weights(network, state.mean, path)
+    # a training killed right after its last checkpoint has none yet, or those of earlier steps
+    _save_weights(network, state.mean, path)
     network.load_weights(path)
     return path
 
@@ -204,10 +207,13 @@ def _prefetched(sampler: CropSampler, first: int, last: int) -> Iterator[Batch]:
 class _State:
     """Weights, optimizer and running mean, as one file."""
 
-    def __init__(self, network: Any, optimizer: Any, mean: list[NDArray[np.float32]]) -> None:
+    def __init__(
+        self, network: Any, optimizer: Any, mean: list[NDArray[np.float32]], key: str
+    ) -> None:
         self.network = network
         self.optimizer = optimizer
         self.mean = mean
+        self.key = key
 
     def average(self, decay: float) -> None:
         for kept, weight in zip(self.mean, self.network.get_weights(), strict=True):
@@ -218,22 +224,23 @@ class _State:
         arrays |= {f"m{i:03d}": w for i, w in enumerate(self.mean)}
         arrays |= {f"o{i:03d}": np.asarray(v) for i, v in enumerate(self.optimizer.variables)}
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, step=step, **arrays)
+        np.savez(partial, step=step, key=np.array(self.key), **arrays)
         os.replace(partial, path)
 
     def restore(self, path: Path) -> int:
         if not path.exists():
             return 0
         with np.load(path, allow_pickle=False) as data:
-            arrays = sorted(data.files)
+            # checkpoints of earlier versions have no key, and nobody knows what they belong to
+            if "key" not in data.files or str(data["key"]) != self.key:
+                raise ValueError(
+                    f"{path} belongs to another training: network, scans and settings must be "
+                    "those it was begun with. Give this training a folder of its own (--work), "
+                    f"or delete {path.parent}"
+                )
+            arrays = sorted(set(data.files) - {"key", "step"})
             read = {key: [data[k] for k in arrays if k[0] == key] for key in "wmo"}
             step = int(data["step"])
-        shapes = [w.shape for w in self.network.get_weights()]
-        if [w.shape for w in read["w"]] != shapes:
-            raise ValueError(
-                f"the checkpoint must belong to this network. Received: {path.name} with "
-                f"{len(read['w'])} arrays where the network has {len(shapes)} or other shapes"
-            )
         self.network.set_weights(read["w"])
         self.mean = read["m"]
         for variable, value in zip(self.optimizer.variables, read["o"], strict=True):

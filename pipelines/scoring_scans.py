@@ -1,12 +1,14 @@
 """Labeled scans that scoring learns from: simulated in annotated CT, and phantoms.
 
-Scans are made by several processes and kept in a cache folder; tasks hold paths.
+Scans are made by several processes and kept in a cache folder, under names that change with
+whatever they are made of; tasks hold paths.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from calcium.labeled_scan import LabeledScan
+from calcium.orientation import Orientation
 from calcium.simulation.anatomy import Anatomy
 from calcium.simulation.annotations import component_masks, read_annotations
 from calcium.simulation.background import Background
@@ -28,6 +31,8 @@ from pipelines.phantoms import STANDARD, VARIED, make_phantom
 from pipelines.phantoms.settings import KINDS, PhantomSettings
 from pipelines.reading import read_scan
 from pipelines.run import scan_kind
+from pipelines.scoring_scan_keys import alignment_digest, background_digest, digest_of
+from pipelines.source_names import names_in_source
 from pipelines.workers import Work
 from registration.geometry import Ellipsoid, ImageGrid, affine_matrix, transform_points
 
@@ -69,15 +74,22 @@ class BackgroundSource:
     atlas_to_scan: Matrix
 
     def read(self) -> Background:
-        """The scan with what is known of its anatomy."""
+        """The scan with what is known of its anatomy, axes along (S, P, L).
+
+        Raises:
+            ValueError: If the annotation does not fit the scan, or its slices are not axial.
+        """
         annotation = read_annotations(self.annotations)[self.name]
         scan = read_scan(self.candidate)
-        volume = sitk.GetArrayFromImage(scan.image)
-        coronary, unknown = component_masks(annotation, volume)
+        stored = sitk.GetArrayFromImage(scan.image)
+        # boxes of an annotation are indices into the array as it is stored
+        masks = component_masks(annotation, stored)
+        orientation = Orientation.of(scan.grid)
+        volume, coronary, unknown = (orientation.apply(a) for a in (stored, *masks))
         return Background(
             self.name,
             volume,
-            scan.grid,
+            orientation.grid,
             np.array(self.atlas_to_scan),
             Anatomy.from_annotation(annotation),
             coronary,
@@ -91,21 +103,45 @@ def find_backgrounds(
 ) -> Iterator[BackgroundSource]:
     """Annotated scans of some folders, aligned to the atlas.
 
-    A scan belongs to the annotation whose name is part of its path.
+    A scan belongs to the annotation that is named as the scan's file, with or without suffix,
+    or as a folder on the way to it, the given one included.
 
     Args:
         folders: Folders, archives or files with CT.
         annotations: Folder of annotation files.
         aligner: Finds the heart.
+
+    Raises:
+        ValueError: If an annotation fits several scans, or a scan several annotations; at the
+            first scan that is asked for, before any is aligned.
     """
-    known = read_annotations(annotations)
-    for candidate in find_series(list(folders)):
-        path = str(candidate.files[0]) + candidate.source
-        names = [name for name in known if name in path]
-        if names:
-            matrix = affine_matrix(aligner.align(read_scan(candidate).image).atlas_to_scan)
-            rows = tuple(tuple(float(v) for v in row) for row in matrix)
-            yield BackgroundSource(names[0], candidate, annotations, rows)
+    for name, candidate in _annotated(find_series(list(folders)), read_annotations(annotations)):
+        matrix = affine_matrix(aligner.align(read_scan(candidate).image).atlas_to_scan)
+        rows = tuple(tuple(float(v) for v in row) for row in matrix)
+        yield BackgroundSource(name, candidate, annotations, rows)
+
+
+def _annotated(
+    candidates: Sequence[SeriesCandidate], names: Collection[str]
+) -> list[tuple[str, SeriesCandidate]]:
+    """Scans with the name of their annotation; nobody gets the arteries of somebody else."""
+    pairs = []
+    for candidate in candidates:
+        fitting = sorted(names_in_source(candidate.source).intersection(names))
+        if len(fitting) > 1:
+            raise ValueError(
+                "a scan must have one annotation; rename its file, or a folder on the way to it. "
+                f"Received: a scan that is named as {' and '.join(fitting)}"
+            )
+        pairs += [(name, candidate) for name in fitting]
+    times = Counter(name for name, _ in pairs)
+    for name, count in times.items():
+        if count > 1:
+            raise ValueError(
+                "an annotation must be of one scan; leave out the other series of that name, or "
+                f"rename them. Received: {count} series that are named as {name}"
+            )
+    return pairs
 
 
 def vessel_atlas(sources: Sequence[BackgroundSource], heart: Ellipsoid) -> VesselAtlas:
@@ -141,7 +177,8 @@ class SimulatedTask:
         patient = crc32(self.source.name.encode())
         options = GeneratorOptions(spline_order=3 if self.number % 3 == 0 else 1)
         seed = (self.seed, patient, self.number)
-        scan = simulate_scan(_background(self.source), self.heart, seed, options)
+        background = _background(self.source, background_digest(self.source))
+        scan = simulate_scan(background, self.heart, seed, options)
         save_lattice_scan(self.path, lattice_scan(scan, self.heart))
 
 
@@ -161,9 +198,9 @@ class UnchangedTask:
 
     def make(self) -> None:
         """Bring the scan onto the lattice and write it."""
-        found = _background(self.source)
+        found = _background(self.source, background_digest(self.source))
         scan = LabeledScan(
-            self.path.stem,
+            f"{found.name}{UNCHANGED}",
             found.name,
             scan_kind(found.grid),
             found.volume_hu,
@@ -215,21 +252,25 @@ def simulated_tasks(
     source: BackgroundSource, heart: Ellipsoid, cache: Path, *, seed: int, count: int
 ) -> list[Task]:
     """Semi-synthetic scans of one background."""
+    key = digest_of(background_digest(source), heart.to_dict())
+    names = [f"{source.name}-{seed}-{number:04d}-{key}.npz" for number in range(count)]
     return [
-        SimulatedTask(source, heart, seed, number, cache / f"{source.name}-{seed}-{number:04d}.npz")
-        for number in range(count)
+        SimulatedTask(source, heart, seed, number, cache / name)
+        for number, name in enumerate(names)
     ]
 
 
 def unchanged_task(source: BackgroundSource, heart: Ellipsoid, cache: Path) -> Task:
     """A background as it is."""
-    return UnchangedTask(source, heart, cache / f"{source.name}{UNCHANGED}.npz")
+    key = digest_of(background_digest(source), heart.to_dict())
+    return UnchangedTask(source, heart, cache / f"{source.name}{UNCHANGED}-{key}.npz")
 
 
 def phantom_tasks(model: Path, cache: Path, *, first_seed: int, count: int) -> list[Task]:
     """Phantoms of both kinds and populations."""
+    key = digest_of(alignment_digest(model), SCORING_OFFSET_MM, SCORING_RADII_MM)
     seeds = range(first_seed, first_seed + count)
-    return [PhantomTask(model, seed, cache / f"phantom-{seed}.npz") for seed in seeds]
+    return [PhantomTask(model, seed, cache / f"phantom-{seed}-{key}.npz") for seed in seeds]
 
 
 def cached_scans(tasks: Sequence[Task], *, workers: int = 1) -> Iterator[LatticeScan]:
@@ -303,7 +344,8 @@ def _give_up(task: Task, error: BaseException) -> None:
 
 
 @lru_cache(maxsize=1)
-def _background(source: BackgroundSource) -> Background:
+def _background(source: BackgroundSource, digest: str) -> Background:
+    del digest  # files that were changed are read anew
     return source.read()
 
 

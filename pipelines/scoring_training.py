@@ -334,7 +334,8 @@ def train_model(
         Agreement on held-out scans and validation phantoms, empty without any.
 
     Raises:
-        ValueError: If no scan has an annotation.
+        ValueError: If no scan has an annotation, a scan to hold out is not among those found, or
+            `work` holds another training.
     """
     import shutil
 
@@ -345,12 +346,13 @@ def train_model(
     cache.mkdir(parents=True, exist_ok=True)
     tasks: list[Task] = []
     sources = list(find_backgrounds(folders, annotations, aligner))
+    if not sources:
+        raise ValueError(f"no scan has an annotation of its name. Received: {annotations}")
+    _check_held_out(recipe, [source.name for source in sources])
     for source in sources:
         tasks += simulated_tasks(source, heart, cache, seed=recipe.seed, count=recipe.simulated)
         if source.name in recipe.hold_out:
             tasks.append(unchanged_task(source, heart, cache))
-    if not tasks:
-        raise ValueError(f"no scan has an annotation of its name. Received: {annotations}")
     tasks += phantom_tasks(model, cache, first_seed=FIRST_TRAINING_PHANTOM, count=recipe.phantoms)
     judges = phantom_tasks(
         model, cache, first_seed=FIRST_VALIDATION_PHANTOM, count=recipe.validation_phantoms
@@ -364,3 +366,13 @@ def train_model(
     names = sorted({scan.group for scan in scans if not scan.group.startswith("phantom")})
     update_description(model, model_sections(recipe, heart, names, found))
     return dict(found.metrics)
+
+
+def _check_held_out(recipe: ScoringRecipe, known: Sequence[str]) -> None:
+    """A name written wrongly would leave nobody out, and the model would say it had."""
+    unknown = [name for name in recipe.hold_out if name not in known]
+    if unknown:
+        raise ValueError(
+            f"scans to hold out must name annotated scans: {', '.join(sorted(known))}. "
+            f"Received: {', '.join(unknown)}"
+        )

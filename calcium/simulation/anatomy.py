@@ -60,7 +60,7 @@ class Anatomy:
             points(valve.get("center") or []),
             float(valve.get("radius_mm", 12.5)),
             points(ring.get("points") or []),
-            {k: np.asarray(v, dtype=float) for k, v in annotation["landmarks"].items()},
+            {k: np.asarray(v, dtype=float) for k, v in (annotation.get("landmarks") or {}).items()},
             frozenset(k for k, v in courses.items() if v.get("confidence") == "guess"),
         )
 

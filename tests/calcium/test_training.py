@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,13 @@ import pytest
 from calcium.density import agatston_density
 from calcium.labeled_scan import LabeledScan
 from calcium.networks.predictor import build_network
-from calcium.training import TrainingOptions, attention_loss, regression_loss, train_network
+from calcium.training import (
+    TrainingOptions,
+    _State,
+    attention_loss,
+    regression_loss,
+    train_network,
+)
 from calcium.training_data import (
     CropSampler,
     block_sums,
@@ -185,17 +192,79 @@ def test_killed_training_resumes_to_identical_weights(tmp_path):
     assert [int(row["step"]) for row in rows] == [5, 10, 15]
 
 
-def test_checkpoint_of_another_network_is_refused(tmp_path):
+@pytest.mark.parametrize("steps", [1, 6])
+def test_training_killed_between_checkpoint_and_weights_gives_the_last_weights(
+    tmp_path, monkeypatch, steps
+):
     scans = [lattice_scan(labeled(), HEART)]
-    train(tmp_path, 5, scans)
-    with pytest.raises(ValueError, match="checkpoint must belong to this network"):
-        train_network(
-            build_network("additive", (4, 8)),
-            CropSampler(scans, batch_size=2),
-            attention_loss,
-            tmp_path,
-            TrainingOptions(steps=6),
-        )
+    straight = train(tmp_path / "straight", steps, scans)
+
+    class Killed(_State):
+        def save(self, path, step):
+            super().save(path, step)
+            if step == steps:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("calcium.training._State", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", steps, scans)
+    resumed = train(tmp_path / "killed", steps, scans)
+    for first, second in zip(straight.get_weights(), resumed.get_weights(), strict=True):
+        assert np.allclose(first, second, atol=1e-6)
+
+
+def short_training(folder, scans, *, widths=(4, 6), seed=2, batch_size=2, **options):
+    return train_network(
+        build_network("additive", widths),
+        CropSampler(scans, seed=seed, batch_size=batch_size),
+        attention_loss,
+        folder,
+        TrainingOptions(**{"steps": 1, **options}),
+    )
+
+
+def test_checkpoint_of_another_training_is_refused(tmp_path):
+    scan = lattice_scan(labeled(), HEART)
+    short_training(tmp_path, [scan])
+    brighter = replace(scan, hu=scan.hu + np.int16(1))
+    elsewhere = replace(scan, field=replace(scan.field, to_unit=scan.field.to_unit * 1.01))
+    others = [
+        ([scan], {"widths": (4, 8)}),
+        ([scan], {"seed": 3}),
+        ([scan], {"batch_size": 3}),
+        ([scan], {"steps": 2}),
+        ([scan], {"learning_rate": 1e-3}),
+        ([scan, scan], {}),
+        ([brighter], {}),
+        ([elsewhere], {}),
+        ([replace(scan, coronary=scan.density)], {}),
+        ([replace(scan, name="another")], {}),
+    ]
+    for scans, settings in others:
+        with pytest.raises(ValueError, match="belongs to another training") as refused:
+            short_training(tmp_path, scans, **settings)
+        assert str(tmp_path) in str(refused.value)
+
+
+def test_a_checkpoint_goes_with_the_same_training_however_often_it_is_written(tmp_path):
+    scan = lattice_scan(labeled(), HEART)
+    save_lattice_scan(tmp_path / "scan.npz", scan)
+    weights = short_training(tmp_path / "a", [scan])
+    stamp = (tmp_path / "a" / "checkpoint.npz").stat().st_mtime_ns
+    again = [load_lattice_scan(tmp_path / "scan.npz")]
+    assert short_training(tmp_path / "a", again, checkpoint_every=7, evaluate_every=9) == weights
+    assert (tmp_path / "a" / "checkpoint.npz").stat().st_mtime_ns == stamp
+
+
+def test_checkpoint_that_does_not_say_what_it_belongs_to_is_refused(tmp_path):
+    scans = [lattice_scan(labeled(), HEART)]
+    short_training(tmp_path, scans)
+    with np.load(tmp_path / "checkpoint.npz") as data:
+        arrays = {name: data[name] for name in data.files if name != "key"}
+    np.savez(tmp_path / "checkpoint.npz", **arrays)
+    with pytest.raises(ValueError, match="belongs to another training"):
+        short_training(tmp_path, scans)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import csv
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from calcium.networks.attention_unet import member_name
 from calcium.networks.predictor import build_network
 from calcium.training_data import lattice_scan
+from pipelines import scoring_training
 from pipelines.scoring_training import (
     HELD_OUT_NAME,
     ScoringRecipe,
     Validation,
     model_sections,
+    train_model,
     train_scoring,
 )
 from registration.geometry import Ellipsoid
@@ -48,6 +51,35 @@ def test_who_is_left_out_is_scored_and_chooses_nothing(tmp_path):
     assert [(row["scan_id"], row["group"]) for row in rows] == [(out.name, "absent")]
     assert float(rows[0]["truth"]) == pytest.approx(out.agatston, abs=0.01)
     assert not (tmp_path / "b" / HELD_OUT_NAME).exists()
+
+
+def test_a_folder_keeps_to_one_training(tmp_path):
+    scans = [lattice_scan(labeled(k), LATTICE_HEART) for k in range(3)]
+    recipe = ScoringRecipe(widths=(4, 6), steps=2, batch_size=2, seed=1)
+    weights, _ = train_scoring(scans[:2], recipe, tmp_path, validation=scans[2:])
+    stamp = (tmp_path / "checkpoint.npz").stat().st_mtime_ns
+    # neither processes nor judges change a weight
+    same = replace(recipe, workers=7)
+    assert train_scoring(scans[:2], same, tmp_path)[0] == weights
+    assert (tmp_path / "checkpoint.npz").stat().st_mtime_ns == stamp
+    for changed in (
+        {"hold_out": (scans[0].group,)},
+        {"seed": 2},
+        {"steps": 1},
+        {"learning_rate": 1e-2},
+    ):
+        with pytest.raises(ValueError, match="belongs to another training"):
+            train_scoring(scans[:2], replace(recipe, **changed), tmp_path, validation=scans[2:])
+    assert not (tmp_path / HELD_OUT_NAME).exists()
+
+
+def test_nobody_is_left_out_under_a_name_that_no_scan_has(tmp_path, monkeypatch):
+    found = [SimpleNamespace(name=name) for name in ("lung2", "lung1")]
+    monkeypatch.setattr(scoring_training, "load_aligner", lambda model: (None, HEART))
+    monkeypatch.setattr(scoring_training, "find_backgrounds", lambda *given: iter(found))
+    recipe = ScoringRecipe(hold_out=("lung1", "lung_2"))
+    with pytest.raises(ValueError, match=r"must name annotated scans: lung1, lung2\. .*: lung_2$"):
+        train_model([tmp_path], tmp_path, tmp_path, recipe, tmp_path / "work")
 
 
 def test_members_are_trained_from_seeds_of_their_own_and_joined(tmp_path):
