@@ -26,6 +26,7 @@ from benchmarks.results_table import write_results
 from benchmarks.scoring_left_out import HELD_OUT, read
 from calcium.networks.slice_inputs import SOFT_TISSUE_CENTER_HU, SOFT_TISSUE_HALF_WIDTH_HU
 from calcium.training_data import LatticeScan, load_lattice_scan
+from pipelines.scoring_scan_keys import KEY_LENGTH
 from pipelines.scoring_scans import UNCHANGED
 
 SLICES = 3
@@ -81,16 +82,24 @@ def chosen(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
 def _picture(fold: Sequence[Path], name: str) -> bytes:
     """WebP of one scan of a fold."""
     work, model = fold
-    scan = load_lattice_scan(work / "scans" / f"{_file_stem(work, name)}.npz")
+    scan = load_lattice_scan(_cached_scan(work, name))
     return draw(scan, counted(scan, model))
 
 
-def _file_stem(work: Path, name: str) -> str:
-    """Name of the cached file of a scan: the generator numbers its scans, the cache counts them."""
-    if (work / "scans" / f"{name}.npz").is_file():
-        return name
-    group, seed, _, number = name.rsplit("-", 3)
-    return f"{group}-{seed}-{int(number):04d}"
+def _cached_scan(work: Path, name: str) -> Path:
+    """File of a scan, the latest if it was made anew.
+
+    The generator names its scans by seeds; the cache counts them and adds a digest.
+    """
+    counted = name
+    if not name.endswith(UNCHANGED):
+        group, seed, _, number = name.rsplit("-", 3)
+        counted = f"{group}-{seed}-{int(number):04d}"
+    digest = "[0-9a-f]" * KEY_LENGTH
+    found = list((work / "scans").glob(f"{counted}-{digest}.npz"))
+    if not found:
+        raise SystemExit(f"there is no scan {counted} in {work.name}/scans: train there first")
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def counted(scan: LatticeScan, model: Path) -> NDArray[np.float64]:

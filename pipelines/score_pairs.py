@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.discovery import DICOM_SUFFIXES
+from pipelines.source_names import names_in_source
 from pipelines.table_rows import UnusableTable, read_rows
-from pipelines.volume_headers import suffix_of
 
 KEY_COLUMNS = ("scan_id", "scan", "source")
 """Columns of a reference table that may name the scan, the first present is used."""
 
 SCORED_STATUSES = ("ok", "review")
 """Statuses of `scores.csv` that carry a score."""
-
-_MORE_FILES = re.compile(r"(?P<mark> \[(?:[^\[\]]|\[[^\[\]]*\])+ and \d+ more\])$")
-_SAME_FILE = re.compile(r"^(?P<name>.+)(?P<mark> \[(?P=name)\])$")
-"""How `pipelines.discovery` marks series in one folder, `p1 [IM1.dcm and 9 more]`, and files of
-one path, `a.nii [a.nii]`. Brackets that a folder's own name ends with are no such mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +153,7 @@ def _find_row(name: str, predictions: Mapping[int, dict[str, str]], table: str) 
     tests = (
         lambda row: row["scan_id"] == name,
         lambda row: row.get("source", "").rstrip("/") == spelled,
-        lambda row: spelled in _parts(row.get("source", "")),
+        lambda row: spelled in names_in_source(row.get("source", "")),
     )
     for test in tests:
         matches = [line for line, row in predictions.items() if test(row)]
@@ -173,28 +165,6 @@ def _find_row(name: str, predictions: Mapping[int, dict[str, str]], table: str) 
         if matches:
             return (scored or matches)[0]
     return None
-
-
-@cache
-def _parts(source: str) -> frozenset[str]:
-    """Folders on the way to a series and its name, with and without suffix."""
-    parts = [part for part in _without_sibling_mark(source).split("/") if part]
-    return frozenset({*parts, *map(_without_suffix, parts)})
-
-
-def _without_sibling_mark(source: str) -> str:
-    """The source without the file name in brackets that tells the series of one folder apart."""
-    path = source.rstrip("/")
-    name = path.rpartition("/")[2]
-    mark = _MORE_FILES.search(name) or _SAME_FILE.search(name)
-    return path[: -len(mark["mark"])] if mark else path
-
-
-def _without_suffix(name: str) -> str:
-    """A dot alone begins no suffix: folders may be named by a UID."""
-    suffixes = (suffix_of(name) or "", *DICOM_SUFFIXES, ".zip")
-    found = next((s for s in suffixes if s and name.lower().endswith(s)), "")
-    return name[: len(name) - len(found)] or name
 
 
 def _is_scored(row: Mapping[str, str]) -> bool:

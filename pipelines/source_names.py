@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from pipelines.discovery import DICOM_SUFFIXES
 from pipelines.volume_headers import suffix_of
@@ -13,6 +14,7 @@ _SAME_FILE = re.compile(r"^(?P<name>.+)(?P<mark> \[(?P=name)\])$")
 one path, `a.nii [a.nii]`. Brackets that a folder's own name ends with are no such mark."""
 
 
+@cache
 def names_in_source(source: str) -> frozenset[str]:
     """Whole folder and file names of a source, with and without suffix.
 

@@ -1,10 +1,11 @@
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.scoring_pictures import _file_stem, chosen, draw, kinds, shown_slices
+from benchmarks.scoring_pictures import _cached_scan, chosen, draw, kinds, shown_slices
 from calcium.training_data import lattice_scan
 from tests.calcium.test_training import HEART, labeled
 
@@ -25,11 +26,19 @@ def test_patients_own_calcium_comes_before_the_worst_of_the_simulated():
     assert told == ["bob-unchanged", "ann-1", "ann-3"]
 
 
-def test_a_cached_file_is_found_by_the_number_of_its_scan(tmp_path):
+def test_a_cached_file_is_found_by_the_number_of_its_scan_the_latest_if_made_anew(tmp_path):
+    files = {}
     (tmp_path / "scans").mkdir()
-    (tmp_path / "scans" / "ann-unchanged.npz").touch()
-    assert _file_stem(tmp_path, "ann-unchanged") == "ann-unchanged"
-    assert _file_stem(tmp_path, "lung-a0001-20261123-2876065760-5") == "lung-a0001-20261123-0005"
+    for age, stem in enumerate(
+        ("ann-1-0005-0123456789ab", "ann-1-0005-ba9876543210", "ann-unchanged-0123456789ab")
+    ):
+        files[stem] = tmp_path / "scans" / f"{stem}.npz"
+        files[stem].touch()
+        os.utime(files[stem], (age, age))
+    assert _cached_scan(tmp_path, "ann-unchanged") == files["ann-unchanged-0123456789ab"]
+    assert _cached_scan(tmp_path, "ann-1-2876065760-5") == files["ann-1-0005-ba9876543210"]
+    with pytest.raises(SystemExit, match="no scan ann-1-0006"):
+        _cached_scan(tmp_path, "ann-1-2876065760-6")
 
 
 def test_every_point_is_found_missed_wrong_or_left_alone(scan):
