@@ -16,7 +16,7 @@ from calcium.simulation.distractors import draw_distractors
 from calcium.simulation.inserted import Insert, insert_clouds
 from calcium.simulation.physics import Response, correlated_noise, kernel_filter
 from calcium.simulation.placement import TissueMap
-from registration.geometry import Ellipsoid, ImageGrid, transform_points
+from registration.geometry import DIRECTION_ATOL, Ellipsoid, ImageGrid, transform_points
 
 FIELD_MM = 192.0
 """In-plane extent of a simulated scan [mm]: the heart field and a margin."""
@@ -215,13 +215,17 @@ def _draw_geometry(
 
 
 def _native_part(grid: ImageGrid, center: NDArray[np.float64], half_z: float) -> ImageGrid:
-    """The background's own voxels around the heart."""
+    """The background's own voxels around the heart; axis-aligned ones like them if it is turned."""
     index = grid.indices(center)
     half = np.array([FIELD_MM / 2, FIELD_MM / 2, half_z]) / np.asarray(grid.spacing)
     low = np.clip(np.ceil(index - half), 0, np.array(grid.size) - 1).astype(int)
     high = np.clip(np.floor(index + half) + 1, low + 1, grid.size).astype(int)
     origin = tuple(grid.physical_points(low).tolist())
-    return replace(grid, size=tuple((high - low).tolist()), origin=origin)
+    part = replace(grid, size=tuple((high - low).tolist()), origin=origin)
+    if np.allclose(grid.direction_matrix, np.eye(3), atol=DIRECTION_ATOL):
+        return part
+    middle = part.physical_points((np.array(part.size) - 1) / 2)
+    return ImageGrid.centered(part.size, part.spacing, middle)
 
 
 def _covered_part(grid: ImageGrid, background: Background, deformation: Deformation) -> ImageGrid:

@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from calcium.density import agatston_density
 from calcium.simulation.anatomy import Anatomy
@@ -145,6 +146,22 @@ def test_resampled_background_shows_the_deformed_place():
     moved, _, _ = resample_background(base, GRID, Deformation(shift, none, none, none), order=1)
     # what the result shows at p, the background has at p + shift
     assert np.allclose(moved[5:15, 20:90, 10:100], base.volume_hu[7:17, 16:86, 15:105])
+
+
+def test_a_scan_on_the_voxels_of_a_turned_background_shows_it_in_its_place():
+    base = background()
+    cos, sin = np.cos(np.radians(20)), np.sin(np.radians(20))
+    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    middle = GRID.physical_points((np.array(GRID.size) - 1) / 2)
+    origin = middle + turn @ (np.array(GRID.origin) - middle)
+    turned = replace(GRID, origin=tuple(origin), direction=tuple(turn.ravel()))
+    index = GRID.indices(turned.voxel_points())[..., ::-1]
+    hu = map_coordinates(base.volume_hu, np.moveaxis(index, -1, 0), order=1, mode="nearest")
+    options = GeneratorOptions(native_share=1.0)
+    scan = simulate_scan(replace(base, volume_hu=hu, grid=turned), HEART, (5, 1), options)
+    radius = np.linalg.norm((scan.grid.voxel_points() - CENTER) / (45.0, 40.0, 35.0), axis=-1)
+    assert np.median(scan.volume_hu[radius < 0.8]) == pytest.approx(40.0, abs=8.0)
+    assert np.median(scan.volume_hu[(radius > 0.9) & (radius < 1.0)]) == pytest.approx(-90.0, abs=8)
 
 
 def test_annotations_become_anatomy():
