@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -41,7 +42,7 @@ CONFIG = RegistrationConfig(
     initialization="centers",
     scaling=IntensityScaling(window=(-1000.0, 500.0)),
 )
-"""Control points every 80, 40 and 20 mm."""
+"""Control points every 80, 40 and 20 mm. A third pass of every stage comes no nearer."""
 
 TRAINING = TrainingOptions(
     steps=(2000, 600, 600, 600),
@@ -64,7 +65,11 @@ TRAINING = TrainingOptions(
     seed=1,
 )
 
-REFINEMENT = RefinementOptions(steps=40, learning_rate=0.3, objective=OBJECTIVE)
+REFINEMENT = RefinementOptions(
+    steps=80, learning_rate=0.5, objective=replace(OBJECTIVE, bending_weight=1.0)
+)
+"""Chosen on validation phantoms: with a third of this bending penalty the aorta gains another 0.01
+Dice, at 0.07 % of folding instead of 0.04 %."""
 
 TRAINING_SEEDS = range(800_000, 800_048)
 VALIDATION_SEEDS = range(810_000, 810_004)

@@ -16,7 +16,7 @@ from registration.refinement import RefinementOptions
 
 REFINEMENT = RefinementOptions(steps=80, learning_rate=0.3, objective=replace(OBJECTIVE))
 
-TRAINING_SEEDS = range(820_000, 820_012)
+TRAINING_SEEDS = range(820_000, 820_024)
 VALIDATION_SEEDS = range(830_000, 830_003)
 
 
@@ -25,7 +25,7 @@ def recipe(work: Path) -> Recipe:
     return Recipe(
         "lung_pair",
         replace(CONFIG, initialization="identity"),
-        TRAINING,
+        replace(TRAINING, steps=(1000, 600, 600, 600)),
         lambda: (_cohort(TRAINING_SEEDS, work), _cohort(VALIDATION_SEEDS, work)),
     )
 
