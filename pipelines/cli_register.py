@@ -101,6 +101,8 @@ def command(
         value = getattr(metrics, name)
         click.echo(f"{name:<16}{'-' if value is None else f'{value:9.4f}'}")
     click.echo(f"Moved image, transform and metrics are in {out}.")
+    for doubt in metrics.doubts:
+        click.echo(f"Warning: {doubt}", err=True)
 
 
 def _networks(

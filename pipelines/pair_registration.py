@@ -36,6 +36,10 @@ METRICS_NAME = "metrics.json"
 MEASURED_VOXELS = 2**22
 """Voxels on which a Jacobian is measured at most; larger grids are measured coarsely."""
 
+FOLDING_ALARM_PERCENT = 0.5
+"""Share of folded voxels from which a user is warned: networks fold less on images of the kind that
+they were trained on, and much more on others."""
+
 
 @dataclass(frozen=True, slots=True)
 class PairMetrics:
@@ -60,6 +64,25 @@ class PairMetrics:
     seconds: float
     moved: str
     transform: str = TRANSFORM_NAME
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Sentences that warn of a result; none for one that looks right by its measures alone."""
+        found = []
+        if self.folding_percent >= FOLDING_ALARM_PERCENT:
+            found.append(
+                f"{self.folding_percent:.1f} % of the voxels are folded: the transform is wrong "
+                "there, and may be elsewhere. Take networks that were trained on such images, "
+                "another method, or more smoothness (of networks: --refine and --refine-bending)."
+            )
+        before, after = self.ncc_before, self.ncc_after
+        if before is not None and after is not None and after < before:
+            found.append(
+                f"the images are less alike than before (correlation {after:.3f} after, "
+                f"{before:.3f} before): take networks that were trained on such images, or "
+                "another method."
+            )
+        return tuple(found)
 
 
 def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -> PairMetrics:

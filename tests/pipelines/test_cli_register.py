@@ -86,6 +86,31 @@ def test_measures_that_are_no_numbers_are_null(pair: tuple[Path, Path], tmp_path
     assert json.loads(text, parse_constant=refuse)["ncc_after"] is None
 
 
+class FoldingRegistrar:
+    """A registrar whose transform turns the image inside out along x, twice as fast."""
+
+    name = "folding"
+
+    def register(self, fixed: sitk.Image, moving: sitk.Image) -> Registration:
+        middle = fixed.TransformContinuousIndexToPhysicalPoint([n / 2 for n in fixed.GetSize()])
+        scale = sitk.ScaleTransform(3, (-2.0, 1.0, 1.0))
+        scale.SetCenter(middle)
+        return Registration((scale,))
+
+
+def test_a_result_that_folds_or_is_less_alike_is_doubted(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert register_files(*pair, tmp_path / "right", ShiftRegistrar()).doubts == ()
+    monkeypatch.setattr("pipelines.cli_register._networks", lambda *_: FoldingRegistrar())
+    (tmp_path / "model").mkdir()
+    options = ("--model", tmp_path / "model", "--out", tmp_path / "out")
+    result = invoke("register", *pair, *options)
+    assert result.exit_code == 0
+    assert "Warning: 100.0 % of the voxels are folded" in result.output
+    assert "Warning: the images are less alike than before" in result.output
+
+
 @pytest.fixture
 def shift(tmp_path: Path) -> Path:
     sitk.WriteTransform(sitk.TranslationTransform(3, SHIFT_MM), str(tmp_path / "shift.tfm"))
