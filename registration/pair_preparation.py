@@ -57,11 +57,12 @@ class IntensityScaling:
             return self.window
         # odd, so that in images of even width every column is met
         step = max(1, array.size // PERCENTILE_VOXELS) | 1
-        ordered = np.sort(array.ravel()[::step].astype(np.float32))
-        ranks = np.array(self.percentiles) / 100.0 * (len(ordered) - 1)
+        values = array.ravel()[::step].astype(np.float32)
+        ranks = np.array(self.percentiles) / 100.0 * (len(values) - 1)
         lower = np.floor(ranks).astype(int)
-        upper = np.minimum(lower + 1, len(ordered) - 1)
-        # np.percentile of a few thousand values takes longer than the sorting
+        upper = np.minimum(lower + 1, len(values) - 1)
+        # np.percentile of a few thousand values takes longer than all this
+        ordered = np.partition(values, np.concatenate([lower, upper]))
         low, high = ordered[lower] + (ranks - lower) * (ordered[upper] - ordered[lower])
         return float(low), float(high)
 
