@@ -215,13 +215,14 @@ def _report_progress() -> None:
 def _fine_tune(table: Path, model: Path | None, out: Path, epochs: int, seed: int) -> None:
     from calcium.training_from_scores import FineTuningOptions
     from pipelines.model import ModelError
-    from pipelines.scoring_table import UnusableScoreTable, fine_tune_model
+    from pipelines.scoring_table import fine_tune_model
+    from pipelines.table_rows import UnusableTable
 
     out.mkdir(parents=True, exist_ok=True)
     options = FineTuningOptions(epochs=epochs, seed=seed)
     try:
         found = fine_tune_model(table, model, out, options)
-    except (UnusableScoreTable, ModelError) as error:
+    except (UnusableTable, ModelError) as error:
         raise click.UsageError(str(error)) from error
     if found.best:
         click.echo(

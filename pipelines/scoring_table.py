@@ -42,6 +42,7 @@ from pipelines.reasons import UnusableSeries
 from pipelines.reference_scores import NoSuchScan, read_single_scan
 from pipelines.run import scan_kind
 from pipelines.scan import Scan
+from pipelines.scoring_scan_keys import digest_of
 from pipelines.table_rows import UnusableTable, read_rows
 from registration.geometry import affine_matrix
 
@@ -59,10 +60,6 @@ reports round both."""
 
 PREPARATION = 2
 """Version of the way scans are prepared; those that another one has kept are made anew."""
-
-
-class UnusableScoreTable(ValueError):  # noqa: N818 (the name says what is wrong)
-    """A table that cannot be learnt from, with the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +86,14 @@ def read_score_table(path: Path) -> list[TableRow]:
         path: The table; scans are paths relative to its folder, or absolute.
 
     Raises:
-        UnusableScoreTable: If a column is missing, a row has more cells than the header, a score
+        UnusableTable: If a column is missing, a row has more cells than the header, a score
             is none or not the sum of its territories, or a scan does not exist.
     """
-    try:
-        rows = read_rows(path, ("scan", "agatston"))
-    except UnusableTable as error:
-        raise UnusableScoreTable(str(error)) from error
+    rows = read_rows(path, ("scan", "agatston"))
     columns = next(iter(rows.values()))
     given = [name for name in TERRITORY_COLUMNS if name in columns]
     if given and len(given) < len(TERRITORY_COLUMNS):
-        raise UnusableScoreTable(
+        raise UnusableTable(
             f"{path.name} needs all of the columns {', '.join(TERRITORY_COLUMNS)}, or none. "
             f"Received: {', '.join(given)}"
         )
@@ -115,7 +109,7 @@ def _row(table: Path, line: int, cells: dict[str, str], by_territory: bool) -> T
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or value < 0:
-            raise UnusableScoreTable(
+            raise UnusableTable(
                 f"line {line} of {table.name}: {column} must be a score of 0 or more. "
                 f"Received: {row[column]!r}"
             )
@@ -123,14 +117,14 @@ def _row(table: Path, line: int, cells: dict[str, str], by_territory: bool) -> T
 
     place = table.parent / row["scan"]
     if not row["scan"] or not place.exists():
-        raise UnusableScoreTable(f"line {line} of {table.name}: the scan does not exist there")
+        raise UnusableTable(f"line {line} of {table.name}: the scan does not exist there")
     agatston = score("agatston")
     if not by_territory:
         return TableRow(line, place, agatston, None)
     parts = {TERRITORY_COLUMNS[column]: score(column) for column in TERRITORY_COLUMNS}
     total = sum(parts.values())
     if abs(total - agatston) > TOTAL_ATOL + TOTAL_RTOL * agatston:
-        raise UnusableScoreTable(
+        raise UnusableTable(
             f"line {line} of {table.name}: {', '.join(TERRITORY_COLUMNS)} must sum to agatston. "
             f"Received: {total:g} and {agatston:g}"
         )
@@ -152,7 +146,7 @@ def fine_tune_model(
         options: Length and rate.
 
     Raises:
-        UnusableScoreTable: If the table cannot be used, or too few scans can.
+        UnusableTable: If the table cannot be used, or too few scans can.
         ModelError: If the start is no whole model of the additive network, or `out` is its
             folder or that of the default model.
     """
@@ -168,7 +162,7 @@ def fine_tune_model(
     try:
         training, judges = split_scans(scans)
     except ValueError as error:
-        raise UnusableScoreTable(f"{table.name}: {error}") from error
+        raise UnusableTable(f"{table.name}: {error}") from error
     predictor = Predictor.from_settings(scoring, place / SCORING_WEIGHTS_NAME)
     rule = CountingRule.from_dict(scoring["counting"]) if "counting" in scoring else CountingRule()
     vessels = VesselAtlas.load(place / VESSELS_NAME) if (place / VESSELS_NAME).is_file() else None
@@ -188,7 +182,7 @@ def prepared_scans(rows: Sequence[TableRow], model: Model, cache: Path) -> Itera
         cache: Folder that keeps prepared scans, by the bytes of their files.
 
     Raises:
-        UnusableScoreTable: If one scan stands on two lines, as files of the same bytes do.
+        UnusableTable: If one scan stands on two lines, as files of the same bytes do.
     """
     cache.mkdir(parents=True, exist_ok=True)
     lines: dict[str, int] = {}
@@ -200,11 +194,10 @@ def prepared_scans(rows: Sequence[TableRow], model: Model, cache: Path) -> Itera
             continue
         first = lines.setdefault(scan.content_hash, row.line)
         if first != row.line:
-            raise UnusableScoreTable(
+            raise UnusableTable(
                 f"lines {first} and {row.line} of the table are of one scan; keep one of them"
             )
-        parts = f"{PREPARATION} {scan.content_hash} {model.model_hash}"
-        path = cache / f"{hashlib.sha256(parts.encode()).hexdigest()[:24]}.npz"
+        path = cache / f"{digest_of(PREPARATION, scan.content_hash, model.model_hash)}.npz"
         if not path.exists():
             alignment = model.aligner.align(scan.image)
             refusals = [

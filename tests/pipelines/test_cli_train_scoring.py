@@ -24,7 +24,8 @@ from pipelines.model import (
     verify_files,
 )
 from pipelines.phantoms import make_phantom
-from pipelines.scoring_table import UnusableScoreTable, read_score_table
+from pipelines.scoring_table import read_score_table
+from pipelines.table_rows import UnusableTable
 
 
 def write(path: Path, rows: list[list[object]]) -> Path:
@@ -80,7 +81,7 @@ def test_tables_that_cannot_be_learnt_from_say_where(
 ) -> None:
     (tmp_path / "a").mkdir()
     path = write(tmp_path / "t.csv", rows)
-    with pytest.raises(UnusableScoreTable, match=message):
+    with pytest.raises(UnusableTable, match=message):
         read_score_table(path)
     done = invoke("--table", path, "--out", tmp_path / "model")
     assert done.exit_code == 2

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from calcium.presets import DEFAULT_PRESET, to_preset
 from calcium.training_from_scores import ScoredScan
 from pipelines.model import Model
-from pipelines.scoring_table import UnusableScoreTable, prepared_scans, read_score_table
+from pipelines.scoring_table import prepared_scans, read_score_table
+from pipelines.table_rows import UnusableTable
 from registration.alignment import Alignment
 from registration.geometry import Ellipsoid, ImageGrid, affine_transform
 from tests.pipelines.fake_model import FakeModel
@@ -87,7 +88,7 @@ def test_two_scans_in_one_folder_are_left_out(
 def test_one_scan_with_two_scores_is_refused_by_its_lines(tmp_path: Path) -> None:
     for name in ("a.nrrd", "copy.nrrd"):
         sitk.WriteImage(chest(), str(tmp_path / name))
-    with pytest.raises(UnusableScoreTable, match="lines 2 and 4 of the table are of one scan"):
+    with pytest.raises(UnusableTable, match="lines 2 and 4 of the table are of one scan"):
         prepare(tmp_path, "a.nrrd,0", "", "copy.nrrd,800")
 
 
