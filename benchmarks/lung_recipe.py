@@ -1,20 +1,40 @@
-"""How lungs are registered: elastix's stages, and networks trained on breathing phantoms."""
+"""How lungs are registered: elastix's stages, and networks trained on breathing phantoms.
+
+Scans of one person are whole chests or cut down to one lung, and their margins may be blank, as
+of images that were resampled onto a larger grid: networks that have seen whole chests alone fail
+there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 from breathing import breathing_pair
 from chest_phantoms_recipe import CONFIG, OBJECTIVE, TRAINING
+from registration_pairs import LabeledPair
 from trained_registrars import Recipe, grouped_cohort, write_image
 
 from registration.cohort import Cohort, CohortImage
 from registration.refinement import RefinementOptions
 
 REFINEMENT = RefinementOptions(steps=80, learning_rate=0.3, objective=replace(OBJECTIVE))
+
+AUGMENTATION = replace(
+    TRAINING.augmentation,
+    moving_rotation_deg=4.0,
+    moving_scale=0.06,
+    moving_translation=0.05,
+    gamma=0.2,
+    blank=0.3,
+)
+"""Two breaths of one person differ less than two people."""
+
+CROP_MARGIN_MM = (0.0, 25.0)
+"""Range of the distance from a lung to each face of the box that it is cut out by."""
 
 TRAINING_SEEDS = range(820_000, 820_024)
 VALIDATION_SEEDS = range(830_000, 830_003)
@@ -24,19 +44,46 @@ def recipe(work: Path) -> Recipe:
     """Networks for two breaths of one chest; phantoms to train on are made in `work`."""
     return Recipe(
         "lung_pair",
-        replace(CONFIG, initialization="identity"),
-        replace(TRAINING, steps=(1000, 600, 600, 600)),
+        CONFIG,
+        replace(TRAINING, steps=(1500, 700, 700, 700), augmentation=AUGMENTATION),
         lambda: (_cohort(TRAINING_SEEDS, work), _cohort(VALIDATION_SEEDS, work)),
     )
 
 
 def _cohort(seeds: Iterable[int], work: Path) -> Cohort:
+    """Of every phantom the whole chest and either lung, at two breaths each."""
     images = []
     for seed in seeds:
-        paths = [work / f"chest-{seed}-{name}.mha" for name in ("out", "in")]
+        parts = ("chest", "right", "left")
+        paths = [work / f"{part}-{seed}-{name}.mha" for part in parts for name in ("out", "in")]
         if not all(path.is_file() for path in paths):
-            pair, _, _ = breathing_pair(seed, work)
-            for path, image in zip(paths, (pair.fixed, pair.moving), strict=True):
+            for path, image in zip(paths, _breaths(seed, work), strict=True):
                 write_image(sitk.Cast(image, sitk.sitkInt16), path)
-        images += [CohortImage(path, str(seed), str(seed)) for path in paths]
+        for number, path in enumerate(paths):
+            images.append(CohortImage(path, f"{seed} {parts[number // 2]}", str(seed)))
     return grouped_cohort(images)
+
+
+def _breaths(seed: int, work: Path) -> Iterator[sitk.Image]:
+    """The chest breathed out and in, then the right and the left lung, cut out of both."""
+    pair, _, _ = breathing_pair(seed, work)
+    yield from (pair.fixed, pair.moving)
+    rng = np.random.default_rng([seed, 2])
+    for right in (True, False):
+        yield from _one_lung(pair, rng, right=right)
+
+
+def _one_lung(pair: LabeledPair, rng: np.random.Generator, *, right: bool) -> Iterator[sitk.Image]:
+    """Either breath within a box about one lung, with margins of its own."""
+    for image, labels in (
+        (pair.fixed, pair.fixed_labels),
+        (pair.moving, pair.moving_labels),
+    ):
+        found = np.argwhere(sitk.GetArrayViewFromImage(labels) > 0)[:, ::-1]
+        # phantoms lie on their back, head first: the first columns are the patient's right
+        middle = (found[:, 0].min() + found[:, 0].max()) / 2
+        side = found[found[:, 0] < middle] if right else found[found[:, 0] >= middle]
+        margins = rng.uniform(*CROP_MARGIN_MM, (2, 3)) / np.array(image.GetSpacing())
+        low = np.maximum(side.min(axis=0) - margins[0], 0).astype(int)
+        high = np.minimum(side.max(axis=0) + 1 + margins[1], image.GetSize()).astype(int)
+        yield sitk.RegionOfInterest(image, (high - low).tolist(), low.tolist())

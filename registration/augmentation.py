@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from registration.bsplines import bspline_field
 from registration.warping import sample_linear, voxel_indices
 
+LARGEST_BLANK = 0.3
+"""Largest share of an axis that is blank at either of its ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
@@ -36,6 +39,9 @@ class Augmentation:
         noise: Standard deviation of the noise, of intensities from 0 to 1, per image at most.
         elastic_spacing_vox: Distance between control points of elastic deformations, voxels.
         in_plane: Rotate about the first array axis only: right for stacks of thick slices.
+        blank: Share of the images that are blank beyond a random box, as those are that were
+            resampled onto a larger grid; each image of a pair by itself. What is blank is no
+            part of the mask.
     """
 
     rotation_deg: float = 0.0
@@ -51,6 +57,7 @@ class Augmentation:
     noise: float = 0.0
     elastic_spacing_vox: int = 32
     in_plane: bool = False
+    blank: float = 0.0
 
     @property
     def is_geometric(self) -> bool:
@@ -79,7 +86,8 @@ class Augmentation:
         Returns:
             `linear` `(batch, 2, d, d)` and `shift` `(batch, 2, d)` in voxels about the middle,
             array axis order; `elastic` `(batch, 2, *lattice, d)` in voxels; `gamma` and
-            `noise` `(batch, 2)`. The second axis stands for fixed and moving.
+            `noise` `(batch, 2)`; `box` `(batch, 2, 2, d)`, its first and last corner in shares
+            of the image. The second axis stands for fixed and moving.
         """
         d = len(shape)
         shared = self._linear(rng, batch, d, self.rotation_deg, self.scale)
@@ -101,6 +109,7 @@ class Augmentation:
             "gamma": np.exp(rng.uniform(-1, 1, (batch, 2)) * self.gamma),
             "noise": rng.uniform(0, 1, (batch, 2)) * self.noise,
         }
+        drawn["box"] = self._boxes(rng, batch, d)
         return {name: values.astype(np.float32) for name, values in drawn.items()}
 
     def apply(self, images: Any, drawn: dict[str, Any], which: int, noise: Any) -> Any:
@@ -123,6 +132,9 @@ class Augmentation:
             values = ops.clip(values, 1e-6, 1.0) ** drawn["gamma"][corner]
         if noise is not None:
             values = values + noise * drawn["noise"][corner]
+        if self.blank > 0:
+            shown = _inside(drawn["box"][:, which], ops.shape(images)[1:-1])
+            values, mask = values * shown, mask * shown
         return ops.concatenate([values, mask], axis=-1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,6 +153,25 @@ class Augmentation:
             turn[:, first, second], turn[:, second, first] = -np.sin(angle), np.sin(angle)
             matrix = matrix @ turn
         return np.asarray(matrix * (1.0 + rng.uniform(-scale, scale, (batch, 1, d))))
+
+    def _boxes(self, rng: np.random.Generator, batch: int, d: int) -> NDArray[np.float64]:
+        """Corners of what is not blank: the whole image, but for a share of the images."""
+        box = np.broadcast_to(np.array([[0.0], [1.0]]), (batch, 2, 2, d)).copy()
+        if self.blank > 0:
+            # every other face of a box is cut off
+            cut = rng.uniform(0, LARGEST_BLANK, box.shape) * (rng.random(box.shape) < 0.5)
+            cut *= rng.random((batch, 2, 1, 1)) < self.blank
+            box += cut * np.array([[1.0], [-1.0]])
+        return box
+
+
+def _inside(box: Any, shape: Any) -> Any:
+    """1 for voxels within a box, 0 elsewhere, shape `(batch, *shape, 1)`."""
+    index = voxel_indices(shape)
+    place = (index + 0.5) / ops.stack([ops.cast(n, "float32") for n in shape])
+    corner = (slice(None), *(None,) * len(shape))
+    inside = (place >= box[:, 0][corner]) & (place < box[:, 1][corner])
+    return ops.cast(ops.all(inside, axis=-1, keepdims=True), "float32")
 
 
 def _deformed(images: Any, drawn: dict[str, Any], which: int, spacing: int) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,10 @@ class ImageGrid:
     @classmethod
     def from_image(cls, image: sitk.Image) -> ImageGrid:
         """Grid of a SimpleITK image."""
-        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+        # a registration asks for the grids of its two images again and again
+        return _known_grid(
+            image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+        )
 
     @classmethod
     def centered(cls, size: ArrayLike, spacing: ArrayLike, center: ArrayLike) -> ImageGrid:
@@ -172,6 +176,16 @@ class ImageGrid:
         image.SetSpacing(self.spacing)
         image.SetOrigin(self.origin)
         image.SetDirection(self.direction)
+
+
+@lru_cache(maxsize=32)
+def _known_grid(
+    size: tuple[int, ...],
+    spacing: tuple[float, ...],
+    origin: tuple[float, ...],
+    direction: tuple[float, ...],
+) -> ImageGrid:
+    return ImageGrid(size, spacing, origin, direction)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,9 +112,7 @@ class NetworkRegistrar:
                 f"were built for one size. Received: {_told(pair.fixed.shape)}"
             )
         self.config.check_shape(pair.fixed.shape, "the fixed image")
-        found, last_moving = self._estimate(
-            pair.fixed[None, ..., None], pair.moving[None, ..., None]
-        )
+        found, last_moving = self._estimate(_tensor(pair.fixed), _tensor(pair.moving))
         outputs = [np.asarray(output)[0].astype(float) for output in found]
         if self._refiner is not None:
             outputs[-1] = self._refiner.refine(
@@ -125,6 +123,13 @@ class NetworkRegistrar:
 
 def _told(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in reversed(shape))
+
+
+def _tensor(image: NDArray[np.float32]) -> Any:
+    """An image as a batch of one, one channel."""
+    import tensorflow as tf
+
+    return tf.constant(image[None, ..., None])
 
 
 def _compiled(network: MultiStageRegistration, config: RegistrationConfig) -> Any:
@@ -150,7 +155,8 @@ def _compiled(network: MultiStageRegistration, config: RegistrationConfig) -> An
                 found.append(output["displacement_field"])
         return found, results["stage_moving"][-1]
 
-    return estimate
+    # the one trace there is: looking for it at every call takes as long as a small convolution
+    return estimate.get_concrete_function()
 
 
 def _has_control_points(stage: StageConfig, config: RegistrationConfig) -> bool:

@@ -231,6 +231,7 @@ def _signature(config: RegistrationConfig) -> tuple[dict[str, Any], Any]:
         "elastic": (None, 2, *(None,) * d, d),
         "gamma": (None, 2),
         "noise": (None, 2),
+        "box": (None, 2, 2, d),
         "corner": (None, d),
     }
     batch = {name: tf.TensorSpec(shape, tf.float32) for name, shape in shapes.items()}

@@ -188,6 +188,34 @@ def test_drawn_pose_moves_images_as_scipy_does():
         assert ((inside > 0.1) & (inside < 0.9)).any()
 
 
+def test_blank_margins_are_of_each_image_alone_and_leave_the_mask():
+    rng = np.random.default_rng(0)
+    images = np.ones((6, 20, 30, 2), np.float32)
+    changes = Augmentation(blank=1.0)
+    drawn = changes.draw(rng, 6, (20, 30), (1.0, 1.0))
+    both = [np.asarray(changes.apply(images, drawn, which, None)) for which in (0, 1)]
+    assert not np.array_equal(*both)
+    for changed in both:
+        np.testing.assert_array_equal(changed[..., 0], changed[..., 1])
+        for shown in changed[..., 1]:
+            rows, columns = shown.any(axis=1), shown.any(axis=0)
+            assert shown.sum() == rows.sum() * columns.sum()  # a box
+            assert rows[6:14].all()
+            assert columns[9:21].all()
+    assert min(changed[..., 1].mean() for changed in both) < 0.9
+
+
+def test_a_share_of_the_images_is_blank_beyond_a_box_and_by_default_none():
+    images = np.ones((400, 10, 10, 2), np.float32)
+    for share in (0.0, 0.4):
+        changes = Augmentation(blank=share)
+        drawn = changes.draw(np.random.default_rng(3), 400, (10, 10), (1.0, 1.0))
+        changed = np.asarray(changes.apply(images, drawn, 0, None))
+        # of four faces one in sixteen boxes cuts none, and cuts below a voxel show nothing
+        whole = (changed[..., 1].mean(axis=(1, 2)) == 1.0).mean()
+        assert whole == pytest.approx(1.0 - 0.85 * share, abs=0.08)
+
+
 def test_rotations_are_rotations_in_millimeters():
     changes = Augmentation(rotation_deg=40.0, in_plane=True)
     drawn = changes.draw(np.random.default_rng(2), 3, (4, 9, 9), (5.0, 0.5, 2.0))
