@@ -28,8 +28,8 @@ CONFIG = RegistrationConfig(
     (
         AffineConfig(
             3,
-            kernels=(16, 32, 64, 96),
-            poolings=3,
+            kernels=(16, 32, 64),
+            poolings=2,
             fusion="pair",
             head="votes",
             translation_mm=40.0,
@@ -45,7 +45,7 @@ CONFIG = RegistrationConfig(
 """Control points every 80, 40 and 20 mm. A third pass of every stage comes no nearer."""
 
 TRAINING = TrainingOptions(
-    steps=(2000, 600, 600, 600),
+    steps=(2500, 600, 600, 600),
     batch_size=2,
     learning_rate=1.5e-3,
     objective=OBJECTIVE,
