@@ -49,6 +49,7 @@ COLUMNS = {
     "mean_aorta_mm": "ASD aorta mm",
     "dice_heart": "Dice heart",
     "dice_lungs": "Dice lungs",
+    "ncc_images": "NCC",
     "folding_percent": "folding %",
     "sd_jacobian": "sd Jacobian",
 }

@@ -47,6 +47,7 @@ COLUMNS = {
     "dice_lv": "Dice",
     "p95_lv_px": "95 % surface distance px",
     "mean_lv_px": "mean surface distance px",
+    "ncc_images": "NCC",
     "folding_percent": "folding %",
     "sd_jacobian": "sd Jacobian",
 }

@@ -40,6 +40,7 @@ COLUMNS = {
     "dice_lv": "Dice",
     "hausdorff_lv_mm": "HD mm",
     "mean_lv_mm": "ASD mm",
+    "ncc_images": "NCC",
     "folding_percent": "folding %",
     "sd_jacobian": "sd Jacobian",
 }

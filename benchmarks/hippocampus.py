@@ -42,6 +42,7 @@ COLUMNS = {
     "hausdorff_posterior_mm": "HD posterior mm",
     "mean_anterior_mm": "ASD anterior mm",
     "mean_posterior_mm": "ASD posterior mm",
+    "ncc_images": "NCC",
     "folding_percent": "folding %",
     "sd_jacobian": "sd Jacobian",
 }

@@ -98,7 +98,8 @@ class Measurement:
     Args:
         labels: Name and value of every label.
         unit: Unit of distances: `"mm"`, or `"px"` where the spacing is not known.
-        jacobians: Whether folding and the spread of the Jacobian belong in the table.
+        jacobians: Whether correlation of the images, folding and the spread of the Jacobian
+            belong in the table.
     """
 
     labels: Mapping[str, int]
@@ -106,7 +107,7 @@ class Measurement:
     jacobians: bool = True
 
     def of_pair(self, pair: LabeledPair, transform: sitk.Transform, method: str = "") -> Row:
-        """Overlap, surface distances and Jacobian of one pull-back."""
+        """Overlap, surface distances, correlation and Jacobian of one pull-back."""
         del method
         moved = sitk.Resample(
             pair.moving_labels, pair.fixed_labels, transform, sitk.sitkNearestNeighbor, 0
@@ -125,11 +126,31 @@ class Measurement:
                 f"hausdorff_{label}_{self.unit}": distances.maximum,
             }
         if self.jacobians:
+            row["ncc_images"] = correlation(pair.fixed, pair.moving, transform)
             field = displacement_field_vox(transform, grid)
             determinants = jacobian_determinant(field, spacing=(1.0,) * grid.dimension)
             row["folding_percent"] = 100.0 * folding_fraction(determinants)
             row["sd_jacobian"] = float(determinants.std())
         return row
+
+
+def correlation(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float:
+    """Correlation of intensities where the moving image reaches; not a number if it is constant.
+
+    Args:
+        fixed: Scalar image.
+        moving: Scalar image.
+        transform: Pull-back from fixed to moving points.
+    """
+    moved = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    everywhere = sitk.Image(moving.GetSize(), sitk.sitkUInt8) + 1
+    everywhere.CopyInformation(moving)
+    reached = sitk.Resample(everywhere, fixed, transform, sitk.sitkNearestNeighbor, 0)
+    inside = sitk.GetArrayViewFromImage(reached) > 0
+    values = [sitk.GetArrayViewFromImage(image)[inside].astype(float) for image in (fixed, moved)]
+    if min((v.std() for v in values if v.size), default=0.0) == 0.0:
+        return math.nan
+    return float(np.corrcoef(*values)[0, 1])
 
 
 def measure_methods(

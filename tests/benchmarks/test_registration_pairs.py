@@ -54,6 +54,23 @@ def test_labels_are_carried_over_along_the_pull_back():
     assert (after["folding_percent"], after["sd_jacobian"]) == (0.0, pytest.approx(0.0, abs=1e-9))
 
 
+def test_images_are_correlated_where_the_moving_one_reaches():
+    from registration_pairs import correlation
+
+    values = np.random.default_rng(0).uniform(0, 100, GRID.shape)
+    shifted = np.roll(values, 2, axis=1)
+    fixed, moving = GRID.to_image(values), GRID.to_image(shifted * 3.0 + 7.0)
+    right = sitk.TranslationTransform(2, (2 * 2.0, 0.0))
+    # the two columns whose partner lies outside would spoil it
+    assert correlation(fixed, moving, right) == pytest.approx(1.0)
+    still = sitk.Transform(2, sitk.sitkIdentity)
+    expected = np.corrcoef(values.ravel(), shifted.ravel())[0, 1]
+    assert correlation(fixed, moving, still) == pytest.approx(expected)
+    far = sitk.TranslationTransform(2, (1e4, 0.0))
+    assert math.isnan(correlation(fixed, moving, far))
+    assert math.isnan(correlation(GRID.empty_image(), moving, still))
+
+
 @pytest.mark.parametrize(("unit", "expected"), [("px", 1.0), ("mm", 2.0)])
 def test_distances_are_in_pixels_or_millimeters(unit, expected):
     from registration_pairs import Measurement
