@@ -27,7 +27,7 @@ VALIDATION = ("SC-HF-I-40", "SC-HF-NI-36", "SC-HYP-40", "SC-N-40")
 """Patients of part 1 that choose the best step: the last of every group."""
 
 BASELINE = DeformableConfig(
-    downsamplings=(4, 4), kernels=(8, 16, 32, 64), convolutions=2, forces=True
+    downsamplings=(4, 4), kernels=(8, 12, 16, 32), convolutions=2, forces=True
 )
 """Few kernels where the image is large: most of the work is there, and little of what is learnt."""
 

@@ -18,7 +18,7 @@ CINE_2D: Mapping[str, Any] = {
             {
                 "kind": "deformable",
                 "downsamplings": [4, 4],
-                "kernels": [8, 16, 32, 64],
+                "kernels": [8, 12, 16, 32],
                 "convolutions": 2,
                 "forces": True,
                 "passes": 2,
