@@ -45,7 +45,7 @@ def recipe(work: Path) -> Recipe:
     return Recipe(
         "lung_pair",
         CONFIG,
-        replace(TRAINING, steps=(1500, 700, 700, 700), augmentation=AUGMENTATION),
+        replace(TRAINING, steps=(1200, 600, 600, 600), augmentation=AUGMENTATION),
         lambda: (_cohort(TRAINING_SEEDS, work), _cohort(VALIDATION_SEEDS, work)),
     )
 
