@@ -115,7 +115,8 @@ def counted(scan: LatticeScan, model: Path) -> NDArray[np.float64]:
     attention = lattice_attention(lambda inputs: predictor.predict(inputs, batch_size=8), scan)
     rule = CountingRule.from_dict(settings["counting"])
     flat, shape = flat_points(scan)
-    return decide(attention, scan.density, flat, shape, settings["decision"], rule)
+    decision = settings["decision"]
+    return decide(attention, scan.density, flat, shape, decision, rule, spacing_mm=scan.spacing_mm)
 
 
 def kinds(scan: LatticeScan, value: NDArray[np.floating]) -> NDArray[np.intp]:

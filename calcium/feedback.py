@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from calcium.counting_rule import CountingRule, lesion_attention
 from calcium.density import label_voxels
 from calcium.lesions import LESION_CONNECTIVITY
+from calcium.touching_lesions import divide_touching
 
 Decision = Literal["voxel", "slice", "lesion"]
 """What is decided at once: each voxel's share, in-plane components, or 3-D lesions."""
@@ -22,6 +24,8 @@ def decide(
     shape: tuple[int, ...],
     decision: Decision,
     rule: CountingRule | None = None,
+    *,
+    spacing_mm: Sequence[float],
 ) -> NDArray[np.float64]:
     """What each candidate voxel adds to the score.
 
@@ -31,8 +35,10 @@ def decide(
         flat_index: Position in the flattened volume, ascending, shape `(n,)`.
         shape: Shape of the volume, `(z, y, x)`.
         decision: `"voxel"` weighs each voxel by its attention; `"slice"` and `"lesion"`
-            take or leave whole components by their attention, see `lesion_attention`.
+            take or leave whole components by their attention, see `lesion_attention`; of
+            lesions those that only touch are told apart first, see `divide_touching`.
         rule: Attention that a component must exceed; one half by default.
+        spacing_mm: Voxel spacing, `(z, y, x)`, mm.
 
     Returns:
         Contributions, shape `(n,)`; their sum is the score.
@@ -45,7 +51,9 @@ def decide(
     if decision not in ("slice", "lesion"):
         raise ValueError(f"decision must be voxel, slice or lesion. Received: {decision}")
     connectivity = 8 if decision == "slice" else LESION_CONNECTIVITY
-    label = label_voxels(flat_index, shape, connectivity)
+    label: NDArray[np.integer] = label_voxels(flat_index, shape, connectivity)
+    if decision == "lesion":
+        label = divide_touching(label, attention, density, flat_index, shape, spacing_mm)
     weight = np.bincount(label, density)
     whole = lesion_attention(label, attention, density)
     needed = (rule or CountingRule()).needed_attention(weight)

@@ -244,6 +244,7 @@ class Scorer:
                 candidates.shape,
                 self.decision,
                 self.rule,
+                spacing_mm=heart_field.grid.spacing[::-1],
             )
         return value.astype(np.float32).astype(np.float64)
 

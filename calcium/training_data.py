@@ -73,6 +73,12 @@ class LatticeScan:
         """True score of the scan inside the field."""
         return float(self.coronary.sum())
 
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance of lattice points, `(z, y, x)`, mm."""
+        x, y, z = self.field.grid.spacing
+        return z, y * self.field.step_vox[0], x * self.field.step_vox[1]
+
     def crop(
         self,
         number: int,

@@ -16,6 +16,7 @@ from calcium.heart_field import LATTICE_SIZE
 from calcium.lesions import LESION_CONNECTIVITY
 from calcium.networks.slice_inputs import INPUT_CHANNELS
 from calcium.networks.slice_regression import slice_scores
+from calcium.touching_lesions import divide_touching
 from calcium.training_data import LatticeScan
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -73,7 +74,7 @@ def additive_outcome(
 ) -> ScanOutcome:
     """Outcome of a scan under a decision rule."""
     flat, shape = flat_points(scan)
-    value = decide(attention, scan.density, flat, shape, decision, rule)
+    value = decide(attention, scan.density, flat, shape, decision, rule, spacing_mm=scan.spacing_mm)
     share = value / np.maximum(scan.density, 1e-12)
     found = float((share * scan.coronary).sum())
     return ScanOutcome(scan.name, scan.group, scan.agatston, float(value.sum()), found)
@@ -90,7 +91,9 @@ def counting_rule_of(
     """
     parts = []
     for scan, values in zip(scans, attention, strict=True):
-        label = label_voxels(*flat_points(scan), LESION_CONNECTIVITY)
+        flat, shape = flat_points(scan)
+        label: NDArray[np.integer] = label_voxels(flat, shape, LESION_CONNECTIVITY)
+        label = divide_touching(label, values, scan.density, flat, shape, scan.spacing_mm)
         sums = [np.bincount(label, points) for points in (scan.density, scan.coronary)]
         parts.append([*sums, lesion_attention(label, values, scan.density)])
     possible, coronary, attended = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -4,6 +4,8 @@ import pytest
 from calcium.counting_rule import CountingRule, fit_counting_rule, lesion_attention
 from calcium.feedback import decide
 
+ONE = (1.0, 1.0, 1.0)
+
 
 def test_needed_attention_falls_with_the_score_to_one_half():
     rule = CountingRule(2.0, 0.5)
@@ -41,8 +43,9 @@ def test_decisions_follow_the_rule():
     density, where = np.array([2.0, 200.0]), np.array([0, 50])
     attention = np.full(2, 0.6)
     rule = CountingRule(1.0, 0.2)  # needs 1 - 0.2 ln 2 = 0.86 and 1 - 0.2 ln 200 < 0
-    assert decide(attention, density, where, (1, 8, 8), "lesion", rule).tolist() == [0.0, 200.0]
-    assert decide(attention, density, where, (1, 8, 8), "lesion").tolist() == [2.0, 200.0]
+    for given, expected in ((rule, [0.0, 200.0]), (None, [2.0, 200.0])):
+        found = decide(attention, density, where, (1, 8, 8), "lesion", given, spacing_mm=ONE)
+        assert found.tolist() == expected
 
 
 def test_the_attention_of_a_lesion_is_that_of_its_mean_logit():
