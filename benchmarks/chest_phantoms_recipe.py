@@ -42,7 +42,7 @@ CONFIG = RegistrationConfig(
     initialization="centers",
     scaling=IntensityScaling(window=(-1000.0, 500.0)),
 )
-"""Control points every 80, 40 and 20 mm. A third pass of every stage comes no nearer."""
+"""Votes in cells of 40 mm, control points every 80, 40 and 20 mm."""
 
 TRAINING = TrainingOptions(
     steps=(2500, 600, 600, 600),

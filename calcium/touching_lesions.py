@@ -59,8 +59,7 @@ def divide_touching(
     mean = np.bincount(part, density * logit, count) / np.maximum(score, 1e-12)
     volume = np.bincount(part, minlength=count) * float(np.prod(spacing_mm))
     face = _faces_mm2(part, flat_index, shape, spacing_mm, count // 2)
-    pairs = (values.reshape(-1, 2) for values in (score, mean, volume))
-    scores, means, volumes = pairs
+    scores, means, volumes = (values.reshape(-1, 2) for values in (score, mean, volume))
     apart = (
         (scores.min(axis=1) >= LEAST_SCORE)
         & (means[:, 0] <= -SURE_LOGIT)
@@ -80,9 +79,9 @@ def _faces_mm2(
 ) -> NDArray[np.float64]:
     """Area of the voxel faces between both parts of every lesion, mm², shape `(lesions,)`."""
     total = np.zeros(lesions)
-    place = np.stack(np.unravel_index(flat_index, tuple(shape))) if len(flat_index) else None
-    if place is None:
+    if not len(flat_index):
         return total
+    place = np.unravel_index(flat_index, tuple(shape))
     steps = (shape[1] * shape[2], shape[2], 1)
     for axis, step in enumerate(steps):
         area = float(np.prod(spacing_mm)) / float(spacing_mm[axis])

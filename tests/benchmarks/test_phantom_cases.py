@@ -82,3 +82,29 @@ def test_digits_are_split_by_a_fixed_seed():
     assert np.array_equal(test, again[1])
     values = sorted(np.concatenate([training, test])[:, 0, 0].tolist())
     assert values == list(range(50))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_lung_is_cut_out_of_both_breaths_with_margins_of_their_own(right):
+    from lung_recipe import CROP_MARGIN_MM, _one_lung
+    from registration_pairs import LabeledPair
+
+    grid = ImageGrid((60, 40, 30), (3.0, 3.0, 4.0), (-88.5, -58.5, -58.0))
+    labels = []
+    for low in (6, 4):  # breathed in, the lungs reach lower
+        array = np.zeros(grid.shape, np.uint8)
+        array[low:24, 12:30, 10:25] = 1
+        array[low:24, 12:30, 34:50] = 1
+        labels.append(grid.to_image(array))
+    image = grid.to_image(np.zeros(grid.shape, np.float32))
+    pair = LabeledPair("case", image, image, *labels)
+    boxes = list(_one_lung(pair, np.random.default_rng(5), right=right))
+    for box, low in zip(boxes, (6, 4), strict=True):
+        found = ImageGrid.from_image(box)
+        columns = (10, 24) if right else (34, 49)
+        lung = grid.physical_points([[columns[0], 12, low], [columns[1], 29, 23]])
+        ends = found.physical_points([[0, 0, 0], [n - 1 for n in found.size]])
+        margins = np.concatenate([lung[0] - ends[0], ends[1] - lung[1]])
+        assert (margins >= 0.0).all()
+        assert (margins <= CROP_MARGIN_MM[1] + 4.0).all()
+    assert boxes[0].GetSize() != boxes[1].GetSize()
