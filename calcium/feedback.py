@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from calcium.counting_rule import CountingRule, lesion_attention
 from calcium.density import label_voxels
-from calcium.lesions import LESION_CONNECTIVITY
-from calcium.touching_lesions import divide_touching
+from calcium.touching_lesions import decided_lesions
 
 Decision = Literal["voxel", "slice", "lesion"]
 """What is decided at once: each voxel's share, in-plane components, or 3-D lesions."""
@@ -50,10 +49,11 @@ def decide(
         return np.asarray(attention * density, dtype=np.float64)
     if decision not in ("slice", "lesion"):
         raise ValueError(f"decision must be voxel, slice or lesion. Received: {decision}")
-    connectivity = 8 if decision == "slice" else LESION_CONNECTIVITY
-    label: NDArray[np.integer] = label_voxels(flat_index, shape, connectivity)
-    if decision == "lesion":
-        label = divide_touching(label, attention, density, flat_index, shape, spacing_mm)
+    label: NDArray[np.integer]
+    if decision == "slice":
+        label = label_voxels(flat_index, shape, connectivity=8)
+    else:
+        label = decided_lesions(attention, density, flat_index, shape, spacing_mm)
     weight = np.bincount(label, density)
     whole = lesion_attention(label, attention, density)
     needed = (rule or CountingRule()).needed_attention(weight)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calcium.counting_rule import logit_of
+from calcium.density import label_voxels
+from calcium.lesions import LESION_CONNECTIVITY
 
 SURE_LOGIT = 2.0
 """Mean logit of the attention, on either side of zero, from which a part is sure: 0.88 and 0.12."""
@@ -25,6 +27,29 @@ in half has 1.9, a cube 1.6. On left-out patients 0.7 to 1.6 gave nearly the sam
 
 LEAST_SCORE = 10.0
 """Agatston score that both parts must have: a category."""
+
+
+def decided_lesions(
+    attention: NDArray[np.floating],
+    density: NDArray[np.floating],
+    flat_index: NDArray[np.int64],
+    shape: tuple[int, ...],
+    spacing_mm: Sequence[float],
+) -> NDArray[np.int64]:
+    """Lesion of each candidate voxel as it is decided on: connected, and not only touching.
+
+    Args:
+        attention: Attention at the candidates, 0-1, shape `(n,)`.
+        density: Agatston density, shape `(n,)`.
+        flat_index: Position in the flattened volume, ascending, shape `(n,)`.
+        shape: Shape of the volume, `(z, y, x)`.
+        spacing_mm: Voxel spacing, `(z, y, x)`, mm.
+
+    Returns:
+        Labels from 0, none left out, shape `(n,)`.
+    """
+    label = label_voxels(flat_index, shape, LESION_CONNECTIVITY)
+    return divide_touching(label, attention, density, flat_index, shape, spacing_mm)
 
 
 def divide_touching(

@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from calcium.agreement import confusion_matrix, linear_weighted_kappa, risk_categories
 from calcium.counting_rule import CountingRule, fit_counting_rule, lesion_attention
-from calcium.density import label_voxels
 from calcium.feedback import Decision, decide
 from calcium.heart_field import LATTICE_SIZE
-from calcium.lesions import LESION_CONNECTIVITY
 from calcium.networks.slice_inputs import INPUT_CHANNELS
 from calcium.networks.slice_regression import slice_scores
-from calcium.touching_lesions import divide_touching
+from calcium.touching_lesions import decided_lesions
 from calcium.training_data import LatticeScan
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -91,9 +89,7 @@ def counting_rule_of(
     """
     parts = []
     for scan, values in zip(scans, attention, strict=True):
-        flat, shape = flat_points(scan)
-        label: NDArray[np.integer] = label_voxels(flat, shape, LESION_CONNECTIVITY)
-        label = divide_touching(label, values, scan.density, flat, shape, scan.spacing_mm)
+        label = decided_lesions(values, scan.density, *flat_points(scan), scan.spacing_mm)
         sums = [np.bincount(label, points) for points in (scan.density, scan.coronary)]
         parts.append([*sums, lesion_attention(label, values, scan.density)])
     possible, coronary, attended = (np.concatenate(columns) for columns in zip(*parts, strict=True))
