@@ -9,12 +9,18 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from registration.finer_refinement import FinerRefinement
 from registration.geometry import ImageGrid, affine_matrix, affine_transform
 from registration.networks.affine_stage import AffineConfig
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig, StageConfig
-from registration.pair_preparation import PreparedPair, check_overlap, prepare_pair
+from registration.pair_preparation import (
+    PreparedPair,
+    check_overlap,
+    content_masks,
+    prepare_pair,
+)
 from registration.refinement import ControlPointRefiner, RefinementOptions
 from registration.registrar import Registration
 from registration.transforms import (
@@ -57,7 +63,8 @@ class NetworkRegistrar:
         self._name = name
         self._estimate = _compiled(network, config)
         self._refiner: ControlPointRefiner | None = None
-        if refinement is not None and refinement.steps > 0:
+        self._finer: FinerRefinement | None = None
+        if refinement is not None and max(refinement.steps, refinement.finer_steps) > 0:
             last = config.stages[-1]
             if not _has_control_points(last, config):
                 raise ValueError(
@@ -72,6 +79,8 @@ class NetworkRegistrar:
                 border=last.border,
                 order=int(last.transformer[-1]),
             )
+            if refinement.finer_steps > 0:
+                self._finer = FinerRefinement(refinement, config)
 
     @property
     def name(self) -> str:
@@ -116,9 +125,29 @@ class NetworkRegistrar:
         outputs = [np.asarray(output)[0].astype(float) for output in found]
         if self._refiner is not None:
             outputs[-1] = self._refiner.refine(
-                pair.fixed[None, ..., None], last_moving, outputs[-1][None]
+                pair.fixed[None, ..., None],
+                last_moving,
+                outputs[-1][None],
+                **self._masks(fixed, moving, pair, outputs),
             )[0]
-        return Registration(_accumulated(outputs, pair, self.config))
+        stages = _accumulated(outputs, pair, self.config)
+        if self._finer is not None:
+            stages = (*stages[:-1], self._finer.refine(fixed, moving, stages[-1]))
+        return Registration(stages)
+
+    def _masks(
+        self,
+        fixed: sitk.Image,
+        moving: sitk.Image,
+        pair: PreparedPair,
+        outputs: Sequence[NDArray[np.float64]],
+    ) -> dict[str, NDArray[np.float32]]:
+        """What of either image the last stage may compare; nothing for all of it."""
+        assert self._refiner is not None
+        if not self._refiner.options.ignore_margins:
+            return {}
+        before = (pair.initial, *_accumulated(outputs, pair, self.config))[-2]
+        return content_masks(fixed, moving, pair.grid, before)
 
 
 def _told(shape: Sequence[int]) -> str:

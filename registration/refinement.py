@@ -46,6 +46,9 @@ class RefinementOptions:
             below 0.4 a cubic B-spline in 3-D (0.48 in 2-D) cannot fold. `None` is no limit.
         shrink: Voxels that are averaged to one before, per array axis or the same for all. A step
             costs as many times less, and control points that lie many voxels apart lose little.
+        finer_steps: Steps of a second round at half the networks' voxel spacing, by a B-spline that
+            is added (`FinerRefinement`); a step costs eight times as much there in 3-D.
+        ignore_margins: Leave blank margins of the images out of the similarity (`content_mask`).
     """
 
     steps: int = 50
@@ -53,10 +56,14 @@ class RefinementOptions:
     objective: Objective | None = None
     displacement_limit: float | None = None
     shrink: int | tuple[int, ...] = 1
+    finer_steps: int = 0
+    ignore_margins: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise ValueError(f"steps must not be negative. Received: {self.steps}")
+        if self.finer_steps < 0:
+            raise ValueError(f"finer_steps must not be negative. Received: {self.finer_steps}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive. Received: {self.learning_rate}")
         if self.displacement_limit is not None and self.displacement_limit <= 0:

@@ -20,7 +20,10 @@ from pipelines.cli import main
 from pipelines.pair_files import UnusableFile
 from pipelines.pair_registration import register_files
 from registration.geometry import ImageGrid
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.registration_network import RegistrationConfig, build_registration
 from registration.registrar import Registration
+from registration.registration_folder import save_registration
 
 TURNED = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.3).GetMatrix()
 GRID = ImageGrid((24, 20, 10), (0.8, 1.1, 3.0), (-31.0, 57.0, 803.0), TURNED)
@@ -224,19 +227,48 @@ def test_register_says_what_a_method_needs(pair: tuple[Path, Path], tmp_path: Pa
     done = invoke("register", *pair, "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert "--method network needs --model" in done.output
-    done = invoke(
-        "register", *pair, "--out", tmp_path / "out", "--method", "elastix", "--refine", 3
-    )
-    assert done.exit_code == 2
-    assert "belong to --method network" in done.output
-    done = invoke(
-        "register", *pair, "--out", tmp_path / "out", "--method", "elastix", "--passes", 2
-    )
-    assert "belong to --method network" in done.output
+    for option, value in (("--refine", 3), ("--refine-finer", 3), ("--passes", 2)):
+        done = invoke(
+            "register", *pair, "--out", tmp_path / "out", "--method", "elastix", option, value
+        )
+        assert done.exit_code == 2
+        assert "belong to --method network" in done.output
     (tmp_path / "empty").mkdir()
     done = invoke("register", *pair, "--out", tmp_path / "out", "--model", tmp_path / "empty")
     assert done.exit_code == 2
     assert "There is no registration.json" in done.output
+    done = invoke(
+        "register", *pair, "--out", tmp_path / "out", "--model", tmp_path, "--ignore-margins"
+    )
+    assert done.exit_code == 2
+    assert "--ignore-margins needs --refine or --refine-finer" in done.output
+
+
+def test_steps_on_a_finer_grid_and_without_margins_are_what_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    """A margin beside the texture, and texture finer than the networks' voxels of 4."""
+    noise = np.random.default_rng(1).normal(size=(48, 64))
+    moving = np.rint(100 + 400 * gaussian_filter(noise, 1.0)).clip(0, 255).astype(np.uint8)
+    fixed = np.roll(moving, (1, -1), (0, 1))
+    fixed[:, :16] = 0
+    for name, array in (("fixed", fixed), ("moving", moving)):
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.png"))
+    config = RegistrationConfig((DeformableConfig((2, 2), kernels=2),), spacing_mm=(4.0, 4.0))
+    save_registration(tmp_path / "model", build_registration(config), config)
+    errors = {}
+    for more in ((), ("--refine-finer", 40), ("--refine-finer", 40, "--ignore-margins")):
+        done = invoke(
+            *("register", tmp_path / "fixed.png", tmp_path / "moving.png"),
+            *("--out", tmp_path / "out", "--model", tmp_path / "model", "--refine", 20, *more),
+        )
+        assert done.exit_code == 0, done.output
+        transform = sitk.ReadTransform(str(tmp_path / "out" / "transform.tfm"))
+        points = np.array([[x, y] for x in (18, 26, 34, 42, 50) for y in (10, 20, 30, 38)], float)
+        moved = np.array([transform.TransformPoint(point.tolist()) for point in points])
+        errors[len(more)] = np.linalg.norm(moved - points - [1.0, -1.0], axis=1).mean()
+    assert errors[3] < errors[2] < errors[0]
+    assert errors[3] < 0.3
 
 
 def test_images_that_do_not_overlap_are_told(pair: tuple[Path, Path], tmp_path: Path) -> None:

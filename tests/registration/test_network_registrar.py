@@ -152,6 +152,72 @@ def test_refinement_makes_the_moved_image_more_alike():
     assert similarity(refined) > 0.99
 
 
+def resampled(image, transform, grid=None):
+    target = image if grid is None else grid.empty_image()
+    return sitk.Resample(image, target, transform, sitk.sitkLinear)
+
+
+def test_a_finer_round_finds_what_the_working_grid_does_not_show():
+    """Texture of 1 mm on a working grid of 4 mm, moved by 1 mm in a frame that is turned."""
+    grid = ImageGrid((60, 50), (1.0, 1.0), (-30.0, 12.0), (0.8, -0.6, 0.6, 0.8))
+    noise = np.random.default_rng(1).normal(size=grid.shape)
+    moving = grid.to_image(gaussian_filter(noise, 0.8).astype(np.float32))
+    shift = np.array([0.9, -0.7])
+    fixed = resampled(moving, sitk.TranslationTransform(2, shift.tolist()))
+    config = RegistrationConfig((DeformableConfig((2, 2), kernels=2),), spacing_mm=(4.0, 4.0))
+    network = build_registration(config)
+    errors = {}
+    for finer in (0, 60):
+        options = RefinementOptions(steps=30, finer_steps=finer, learning_rate=0.3)
+        registrar = NetworkRegistrar(network, config, refinement=options)
+        found = registrar.register(fixed, moving)
+        assert len(found.stages) == 1
+        points = grid.physical_points([[i, j] for i in (20, 30, 40) for j in (15, 25, 35)])
+        moved = [found.transform.TransformPoint(p.tolist()) for p in points]
+        errors[finer] = np.linalg.norm(moved - points - shift, axis=1).mean()
+    assert errors[60] < 0.2
+    assert errors[0] > 2 * errors[60]
+
+
+def test_a_finer_round_keeps_to_the_voxels_of_the_images():
+    """Without a working spacing, or where the image is no finer, there is nothing in between."""
+    moving = textured(GRIDS[2], 2)
+    fixed = resampled(moving, sitk.TranslationTransform(2, (1.2, -0.9)))
+    for spacing in (None, (0.8, 1.7), (0.5, 1.0)):
+        config = RegistrationConfig((DeformableConfig((2, 2), kernels=2),), spacing_mm=spacing)
+        options = RefinementOptions(steps=0, finer_steps=40)
+        registrar = NetworkRegistrar(build_registration(config), config, refinement=options)
+        moved = resampled(moving, registrar.register(fixed, moving).transform)
+        inner = np.s_[4:-4, 4:-4]
+        arrays = [sitk.GetArrayFromImage(image)[inner].ravel() for image in (fixed, moved)]
+        assert np.corrcoef(*arrays)[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("finer", [0, 20])
+def test_refinement_leaves_blank_margins_out_where_it_is_told(finer):
+    """The margin of the fixed image lies on what the moving one shows."""
+    grid = ImageGrid((64, 48), (1.0, 1.0), (0.0, 0.0))
+    moving = textured(grid, 2)
+    shift = np.array([1.2, -0.9])
+    fixed = resampled(moving, sitk.TranslationTransform(2, shift.tolist()))
+    array = sitk.GetArrayFromImage(fixed)
+    array[:, :16] = array[:9] = -1000.0
+    fixed = grid.to_image(array)
+    scaling = IntensityScaling(window=(-1000.0, 400.0))
+    config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),), scaling=scaling)
+    network = build_registration(config)
+    points = np.array([[i, j] for i in (17.0, 20.0, 30.0, 40.0) for j in (11.0, 20.0, 30.0)])
+    errors = []
+    for ignore in (False, True):
+        options = RefinementOptions(steps=60, finer_steps=finer, ignore_margins=ignore)
+        transform = (
+            NetworkRegistrar(network, config, refinement=options).register(fixed, moving).transform
+        )
+        moved = np.array([transform.TransformPoint(point.tolist()) for point in points])
+        errors.append(np.linalg.norm(moved - points - shift, axis=1).mean())
+    assert errors[1] < 0.4 < 0.8 < errors[0]
+
+
 def test_images_too_small_for_the_poolings_are_refused():
     config = RegistrationConfig((AffineConfig(3, kernels=2, poolings=3, dense_units=(2,)),))
     registrar = NetworkRegistrar(build_registration(config), config)
