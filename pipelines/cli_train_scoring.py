@@ -136,6 +136,8 @@ def command(
     if not scans or annotations is None:
         raise click.UsageError("give SCANS with --annotations, or --table")
     _refuse_given(ctx, TABLE_OPTIONS, "with --table alone")
+    if network == "plain":
+        _refuse_given(ctx, ("members",), "with --network additive alone")
     _refuse_other_folders(out)
 
     from pipelines.scoring_training import ScoringRecipe

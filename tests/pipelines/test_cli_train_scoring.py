@@ -157,6 +157,10 @@ def test_options_of_the_other_way_are_refused(tmp_path: Path) -> None:
     done = invoke(tmp_path, "--annotations", tmp_path, "--out", tmp_path, "--epochs", 20)
     assert done.exit_code == 2
     assert "--epochs goes with --table alone" in done.output
+    options = ["--annotations", tmp_path, "--out", tmp_path, "--network", "plain", "--members", 5]
+    done = invoke(tmp_path, *options)
+    assert done.exit_code == 2
+    assert "--members goes with --network additive alone" in done.output
 
 
 def test_every_option_belongs_to_one_way_or_both() -> None:
