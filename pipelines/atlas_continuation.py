@@ -85,17 +85,26 @@ def new_entries(
 ) -> tuple[tuple[CohortEntry, ...], tuple[str, ...]]:
     """Subjects that an atlas does not hold yet, and the ids of those that it does.
 
+    A copy under another name is of those: counted twice, it would draw the mean to itself.
+
     Raises:
         ValueError: If an id of the atlas stands for another image.
     """
-    before = {entry.subject.subject_id: entry for entry in continuation.entries}
+    before = {
+        entry.subject.subject_id: _content_hash(continuation, entry)
+        for entry in continuation.entries
+    }
+    held = {content: name for name, content in before.items()}
     new, known, others = [], [], []
     for entry in entries:
-        name = entry.subject.subject_id
-        if name not in before:
-            new.append(entry)
-        elif entry.candidate.content_hash == _content_hash(continuation, before[name]):
+        name, content = entry.subject.subject_id, entry.candidate.content_hash
+        if before.get(name) == content:
             known.append(name)
+        elif name not in before:
+            if content in held:
+                known.append(f"{name} (which is {held[content]} of ATLAS)")
+            else:
+                new.append(entry)
         else:
             others.append(f"{name} is another image than {name} of ATLAS")
     if others:

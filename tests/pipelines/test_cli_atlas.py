@@ -200,11 +200,13 @@ def test_refine_takes_new_subjects_without_the_old_images(images, finished, tmp_
     (tmp_path / "new").mkdir()
     sitk.WriteImage(subject(matrix, seed=9), str(tmp_path / "new" / "s9.nii.gz"))
     shutil.copy(images / "images" / "s2.nii.gz", tmp_path / "new" / "s2.nii.gz")
+    shutil.copy(images / "images" / "s4.nii.gz", tmp_path / "new" / "renamed.nii.gz")
     out = tmp_path / "out"
     result = run("refine", finished, tmp_path / "new", "--out", out)
     assert result.exit_code == 0, result.output
     assert "6 subjects of the atlas, 1 new ones" in result.output
-    assert "skipped as known: s2" in result.output
+    told = " ".join(result.output.split())
+    assert "skipped as known: renamed (which is s4 of ATLAS), s2" in told
     record = json.loads((out / "atlas.json").read_text())
     assert record["subjects_averaged"] == 7
     assert record["started_from"] == "an atlas"
