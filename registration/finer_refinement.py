@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk
 
+from registration.blank_margins import content_masks
 from registration.geometry import ImageGrid
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig
-from registration.pair_preparation import content_masks, on_grid, working_grid
+from registration.pair_preparation import on_grid, working_grid
 from registration.refinement import ControlPointRefiner, RefinementOptions
 from registration.transforms import bspline_transform, composite_transform
 

@@ -9,18 +9,14 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from registration.blank_margins import content_masks
 from registration.finer_refinement import FinerRefinement
 from registration.geometry import ImageGrid, affine_matrix, affine_transform
 from registration.networks.affine_stage import AffineConfig
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig, StageConfig
-from registration.pair_preparation import (
-    PreparedPair,
-    check_overlap,
-    content_masks,
-    prepare_pair,
-)
+from registration.pair_preparation import PreparedPair, check_overlap, prepare_pair
 from registration.refinement import ControlPointRefiner, RefinementOptions
 from registration.registrar import Registration
 from registration.transforms import (
