@@ -48,7 +48,8 @@ class RefinementOptions:
             costs as many times less, and control points that lie many voxels apart lose little.
         finer_steps: Steps of a second round at half the networks' voxel spacing, by a B-spline that
             is added (`FinerRefinement`); a step costs eight times as much there in 3-D.
-        ignore_margins: Leave blank margins of the images out of the similarity (`content_masks`).
+        ignore_margins: Leave out of the similarity the blank margins of the images, and what lies
+            beyond the moving one (`content_masks`).
     """
 
     steps: int = 50
