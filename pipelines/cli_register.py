@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -131,7 +132,7 @@ def command(
 
 
 def _networks(
-    model: Path, passes: int | None, steps: dict[str, int], bending: float, threads: int
+    model: Path, passes: int | None, steps: Mapping[str, Any], bending: float, threads: int
 ) -> Registrar:
     import contextlib
 
