@@ -100,13 +100,12 @@ def new_entries(
         name, content = entry.subject.subject_id, entry.candidate.content_hash
         if before.get(name) == content:
             known.append(name)
-        elif name not in before:
-            if content in held:
-                known.append(f"{name} (which is {held[content]} of ATLAS)")
-            else:
-                new.append(entry)
-        else:
+        elif name in before:
             others.append(f"{name} is another image than {name} of ATLAS")
+        elif content in held:
+            known.append(f"{name} (which is {held[content]} of ATLAS)")
+        else:
+            new.append(entry)
     if others:
         raise ValueError(f"{listed(others)}; give ids in a table")
     return tuple(new), tuple(known)
