@@ -68,13 +68,14 @@ class NetworkRegistrar:
                     f"Received: {last}"
                 )
             assert isinstance(last, DeformableConfig)
-            self._refiner = ControlPointRefiner(
-                refinement,
-                spacing=last.control_point_spacing,
-                spacing_mm=config.network_spacing[::-1],
-                border=last.border,
-                order=int(last.transformer[-1]),
-            )
+            if refinement.steps > 0:
+                self._refiner = ControlPointRefiner(
+                    refinement,
+                    spacing=last.control_point_spacing,
+                    spacing_mm=config.network_spacing[::-1],
+                    border=last.border,
+                    order=int(last.transformer[-1]),
+                )
             if refinement.finer_steps > 0:
                 self._finer = FinerRefinement(refinement, config)
 
