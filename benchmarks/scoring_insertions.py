@@ -63,8 +63,8 @@ def main() -> None:
 
 def rows_of(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, object]]:
     """Outcomes of the patients that a model has not seen."""
+    from calcium.lattice_scan import lattice_scan
     from calcium.simulation.generator import simulate_scan
-    from calcium.training_data import lattice_scan
     from calcium.validation import additive_outcome, lattice_attention
     from pipelines.model import load_model
     from pipelines.scoring_scans import find_backgrounds

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from benchmarks.model_card import worst
 from benchmarks.results_table import write_results
 from benchmarks.scoring_left_out import HELD_OUT, read
+from calcium.lattice_scan import LatticeScan, load_lattice_scan
 from calcium.networks.slice_inputs import SOFT_TISSUE_CENTER_HU, SOFT_TISSUE_HALF_WIDTH_HU
-from calcium.training_data import LatticeScan, load_lattice_scan
 from pipelines.scoring_scan_keys import KEY_LENGTH
 from pipelines.scoring_scans import UNCHANGED
 

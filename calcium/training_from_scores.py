@@ -18,9 +18,9 @@ from calcium.counting_rule import ATTENTION_FLOOR, CountingRule, lesion_attentio
 from calcium.crop_augmentation import CropChange
 from calcium.density import label_voxels
 from calcium.heart_field import LATTICE_SIZE
+from calcium.lattice_scan import LatticeScan
 from calcium.lesions import LESION_CONNECTIVITY
 from calcium.territories import TERRITORIES, VesselAtlas
-from calcium.training_data import LatticeScan
 from calcium.validation import additive_outcome, flat_points, lattice_attention
 
 CHUNK_SLICES = 8

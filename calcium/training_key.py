@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calcium.training_data import CropSampler, LatticeScan
+from calcium.lattice_scan import LatticeScan
+from calcium.training_data import CropSampler
 
 if TYPE_CHECKING:
     from calcium.training import TrainingOptions
@@ -46,6 +47,7 @@ def training_key(
         "block_sizes": list(sampler.block_sizes),
         "shares": [sampler.coronary_share, sampler.anywhere_share],
         "augmentation": asdict(sampler.augmentation),
+        "weights": None if sampler.weights is None else sampler.weights.tolist(),
         "scans": [[scan.name, scan_digest(scan)] for scan in sampler.scans],
     }
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()

@@ -12,10 +12,10 @@ from calcium.agreement import confusion_matrix, linear_weighted_kappa, risk_cate
 from calcium.counting_rule import CountingRule, fit_counting_rule, lesion_attention
 from calcium.feedback import Decision, decide
 from calcium.heart_field import LATTICE_SIZE
+from calcium.lattice_scan import LatticeScan
 from calcium.networks.slice_inputs import INPUT_CHANNELS
 from calcium.networks.slice_regression import slice_scores
 from calcium.touching_lesions import decided_lesions
-from calcium.training_data import LatticeScan
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Network input `(n, 256, 256, 10)` to its output."""

@@ -19,13 +19,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from calcium.labeled_scan import LabeledScan
+from calcium.lattice_scan import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from calcium.orientation import Orientation
 from calcium.simulation.anatomy import Anatomy
 from calcium.simulation.annotations import component_masks, read_annotations
 from calcium.simulation.background import Background
 from calcium.simulation.generator import GeneratorOptions, simulate_scan
 from calcium.territories import VesselAtlas
-from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from pipelines.discovery import SeriesCandidate, find_series
 from pipelines.phantoms import STANDARD, VARIED, make_phantom
 from pipelines.phantoms.settings import KINDS, PhantomSettings
@@ -46,6 +46,9 @@ FIRST_TRAINING_PHANTOM = 1_000_000
 
 FIRST_VALIDATION_PHANTOM = 1_900_000
 """Phantom seeds from here on validate a training and choose its counting rule."""
+
+PHANTOM_GROUP = "phantom"
+"""Begin of the group that every phantom is."""
 
 SCORING_OFFSET_MM = (1.5, -13.0, -4.0)
 """From the middle of the alignment's region to that of seven annotated heart boxes [mm]."""
@@ -303,8 +306,8 @@ def labeled_phantom(
     """A phantom with its coronary calcium known."""
     phantom = make_phantom(kind, seed, settings=settings)
     return LabeledScan(
-        f"phantom-{seed}",
-        f"phantom-{seed}",
+        f"{PHANTOM_GROUP}-{seed}",
+        f"{PHANTOM_GROUP}-{seed}",
         kind,
         sitk.GetArrayFromImage(phantom.image),
         ImageGrid.from_image(phantom.image),

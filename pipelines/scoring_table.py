@@ -16,10 +16,10 @@ import SimpleITK as sitk
 
 from calcium.counting_rule import CountingRule
 from calcium.labeled_scan import LabeledScan
+from calcium.lattice_scan import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from calcium.networks.predictor import Predictor
 from calcium.orientation import Orientation
 from calcium.territories import VesselAtlas
-from calcium.training_data import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from calcium.training_from_scores import (
     FineTuning,
     FineTuningOptions,

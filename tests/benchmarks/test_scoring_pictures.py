@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.scoring_pictures import _cached_scan, chosen, draw, kinds, shown_slices
-from calcium.training_data import lattice_scan
+from calcium.lattice_scan import lattice_scan
 from tests.calcium.test_training import HEART, labeled
 
 

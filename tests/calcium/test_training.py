@@ -6,6 +6,7 @@ import pytest
 
 from calcium.density import agatston_density
 from calcium.labeled_scan import LabeledScan
+from calcium.lattice_scan import lattice_scan, load_lattice_scan, save_lattice_scan
 from calcium.networks.predictor import build_network
 from calcium.training import (
     TrainingOptions,
@@ -14,13 +15,7 @@ from calcium.training import (
     regression_loss,
     train_network,
 )
-from calcium.training_data import (
-    CropSampler,
-    block_sums,
-    lattice_scan,
-    load_lattice_scan,
-    save_lattice_scan,
-)
+from calcium.training_data import CropSampler, block_sums
 from calcium.validation import additive_outcome, lattice_attention, summary
 from registration.geometry import Ellipsoid, ImageGrid
 
@@ -78,6 +73,21 @@ def test_batches_depend_on_seed_and_step_alone():
     sampler, same = (CropSampler(scans, seed=4, batch_size=3) for _ in range(2))
     assert np.array_equal(sampler.batch(7).inputs, same.batch(7).inputs)
     assert not np.array_equal(sampler.batch(7).inputs, sampler.batch(8).inputs)
+
+
+def test_scans_are_drawn_as_often_as_they_weigh():
+    scans = [lattice_scan(labeled(k), HEART) for k in range(2)]
+    scans[1] = replace(scans[1], density=scans[1].density * 1000)
+
+    def share_of_the_second(weights):
+        sampler = CropSampler(scans, weights=weights, batch_size=100, anywhere_share=0.0)
+        return (sampler.batch(0).density.max((1, 2)) > 500).mean()
+
+    assert share_of_the_second([1.0, 3.0]) == pytest.approx(0.75, abs=0.15)
+    assert share_of_the_second([0.0, 1.0]) == 1.0
+    assert share_of_the_second([2.0, 0.0]) == 0.0
+    with pytest.raises(ValueError, match="one weight per scan"):
+        CropSampler(scans, weights=[1.0])
 
 
 def test_whole_slices_can_be_drawn_as_often_as_they_occur():

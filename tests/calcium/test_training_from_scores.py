@@ -3,9 +3,9 @@ import pytest
 
 from calcium.counting_rule import CountingRule
 from calcium.crop_augmentation import CropChange
+from calcium.lattice_scan import lattice_scan
 from calcium.networks.predictor import build_network
 from calcium.territories import VesselAtlas
-from calcium.training_data import lattice_scan
 from calcium.training_from_scores import (
     FineTuningOptions,
     ScoredScan,
