@@ -20,6 +20,7 @@ SCANS_OPTIONS = (
     "members",
     "simulated",
     "phantoms",
+    "phantom_share",
     "validation_phantoms",
     "steps",
     "hold_out",
@@ -76,6 +77,12 @@ SCANS_OPTIONS = (
 @click.option("--simulated", type=click.IntRange(min=1), default=60, show_default=True)
 @click.option("--phantoms", type=click.IntRange(min=0), default=120, show_default=True)
 @click.option(
+    "--phantom-share",
+    type=click.FloatRange(0.0, 1.0),
+    help="Share of the crops that show phantoms; the rest show simulated scans.  [default: all "
+    "scans alike]",
+)
+@click.option(
     "--validation-phantoms",
     type=click.IntRange(min=0),
     default=40,
@@ -111,6 +118,7 @@ def command(
     members: int,
     simulated: int,
     phantoms: int,
+    phantom_share: float | None,
     validation_phantoms: int,
     steps: int,
     seed: int,
@@ -150,6 +158,7 @@ def command(
         learning_rate=2e-3 if network == "additive" else 1e-3,  # see `slice_regression`
         simulated=simulated,
         phantoms=phantoms,
+        phantom_share=phantom_share,
         validation_phantoms=validation_phantoms,
         steps=steps,
         seed=seed,

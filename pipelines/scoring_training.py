@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calcium.counting_rule import CountingRule
+from calcium.lattice_scan import LatticeScan
 from calcium.networks.slice_inputs import INPUT_CHANNELS
 from calcium.training_data import (
     ANYWHERE_SHARE,
@@ -18,11 +19,11 @@ from calcium.training_data import (
     CORONARY_SHARE,
     CROP_SIZE,
     CropSampler,
-    LatticeScan,
 )
 from pipelines.scoring_scans import (
     FIRST_TRAINING_PHANTOM,
     FIRST_VALIDATION_PHANTOM,
+    PHANTOM_GROUP,
     Task,
     cached_scans,
     find_backgrounds,
@@ -58,6 +59,8 @@ class ScoringRecipe:
             counts.
         simulated: Semi-synthetic scans per background.
         phantoms: Phantoms, half of each kind and of each population.
+        phantom_share: Share of the crops that show phantoms, if there are any; `None` draws all
+            scans alike.
         validation_phantoms: Further phantoms, to which the counting rule is fitted.
         steps: Training steps.
         batch_size: Crops per step.
@@ -72,6 +75,7 @@ class ScoringRecipe:
     members: int = 1
     simulated: int = 60
     phantoms: int = 120
+    phantom_share: float | None = None
     validation_phantoms: int = 40
     steps: int = 5000
     batch_size: int = 16
@@ -92,6 +96,8 @@ class ScoringRecipe:
             "steps": self.steps,
             "seed": self.seed,
         }
+        if self.phantom_share is not None:
+            settings["phantom-share"] = self.phantom_share
         parts = ["calcium-score train scoring SCANS --out MODEL --annotations FOLDER"]
         parts += [f"--{name} {value}" for name, value in settings.items()]
         parts += [f"--hold-out {name}" for name in self.hold_out]
@@ -198,6 +204,7 @@ def _sampler(scans: Sequence[LatticeScan], recipe: ScoringRecipe, seed: int) -> 
     additive = recipe.network == "additive"
     return CropSampler(
         scans,
+        weights=_scan_weights(scans, recipe.phantom_share),
         seed=seed,
         batch_size=recipe.batch_size,
         crop_size=CROP_SIZE if additive else 256,
@@ -207,6 +214,16 @@ def _sampler(scans: Sequence[LatticeScan], recipe: ScoringRecipe, seed: int) -> 
         coronary_share=CORONARY_SHARE if additive else 0.25,
         anywhere_share=ANYWHERE_SHARE if additive else 0.5,
     )
+
+
+def _scan_weights(scans: Sequence[LatticeScan], phantom_share: float | None) -> list[float] | None:
+    """How often crops of each scan are drawn, so that phantoms have their share of them."""
+    is_phantom = [scan.group.startswith(PHANTOM_GROUP) for scan in scans]
+    count = sum(is_phantom)
+    if phantom_share is None or count in (0, len(scans)):
+        return None
+    of_phantoms, of_others = phantom_share / count, (1.0 - phantom_share) / (len(scans) - count)
+    return [of_phantoms if it_is else of_others for it_is in is_phantom]
 
 
 def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> Validation:
@@ -301,6 +318,7 @@ def model_sections(
                     "learning_rate": recipe.learning_rate,
                     "simulated_per_background": recipe.simulated,
                     "phantoms": recipe.phantoms,
+                    "phantom_share": recipe.phantom_share,
                     "validation_phantoms": recipe.validation_phantoms,
                 },
                 "scans": list(scans),
@@ -363,7 +381,7 @@ def train_model(
     shutil.copyfile(weights, model / SCORING_WEIGHTS_NAME)
     shown = [source for source in sources if source.name not in recipe.hold_out]
     vessel_atlas(shown or sources, heart).save(model / VESSELS_NAME)
-    names = sorted({scan.group for scan in scans if not scan.group.startswith("phantom")})
+    names = sorted({scan.group for scan in scans if not scan.group.startswith(PHANTOM_GROUP)})
     update_description(model, model_sections(recipe, heart, names, found))
     return dict(found.metrics)
 
