@@ -35,6 +35,7 @@ CONFIG = RegistrationConfig(
             translation_mm=40.0,
             shrink=2,
             passes=2,
+            steps=6,
         ),
         *DEFORMABLE_STAGES,
     ),
@@ -45,7 +46,7 @@ CONFIG = RegistrationConfig(
 """Votes in cells of 40 mm, control points every 80, 40 and 20 mm."""
 
 TRAINING = TrainingOptions(
-    steps=(2500, 600, 600, 600),
+    steps=(1000, 900, 900, 900),
     batch_size=2,
     learning_rate=1.5e-3,
     objective=OBJECTIVE,

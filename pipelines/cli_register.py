@@ -41,6 +41,13 @@ if TYPE_CHECKING:
     "takes so many times as long and comes nearer. As the model says by default.",
 )
 @click.option(
+    "--affine-steps",
+    type=click.IntRange(min=0),
+    help="Steps on this pair after an affine network, before the deformable ones: a handful takes "
+    "less time than the network and comes as near as an affine transform can. As the model says by "
+    "default.",
+)
+@click.option(
     "--refine",
     type=click.IntRange(min=0),
     default=0,
@@ -83,6 +90,7 @@ def command(
     model: Path | None,
     method: str,
     passes: int | None,
+    affine_steps: int | None,
     refine: int,
     refine_bending: float,
     refine_finer: int,
@@ -102,9 +110,10 @@ def command(
 
     if method == "network" and model is None:
         raise click.UsageError("--method network needs --model; --method elastix needs none.")
-    if method == "elastix" and (model is not None or refine or refine_finer or passes):
+    if method == "elastix" and any((model, refine, refine_finer, passes, affine_steps)):
         raise click.UsageError(
-            "--model, --passes, --refine and --refine-finer belong to --method network."
+            "--model, --passes, --affine-steps, --refine and --refine-finer belong to --method "
+            "network."
         )
     if ignore_margins and not (refine or refine_finer):
         raise click.UsageError("--ignore-margins needs --refine or --refine-finer: it is of those.")
@@ -117,7 +126,8 @@ def command(
                 "finer_steps": refine_finer,
                 "ignore_margins": ignore_margins,
             }
-            registrar = _networks(model, passes, steps, refine_bending, threads)
+            looks = {"passes": passes, "affine_steps": affine_steps}
+            registrar = _networks(model, looks, steps, refine_bending, threads)
         metrics = register_files(fixed, moving, out, registrar)
     except UnusableFile as error:
         raise click.UsageError(f"{error}.") from error
@@ -132,7 +142,11 @@ def command(
 
 
 def _networks(
-    model: Path, passes: int | None, steps: Mapping[str, Any], bending: float, threads: int
+    model: Path,
+    looks: Mapping[str, int | None],
+    steps: Mapping[str, Any],
+    bending: float,
+    threads: int,
 ) -> Registrar:
     import contextlib
 
@@ -161,7 +175,7 @@ def _networks(
         if any(steps.values()):
             objective = replace(trained_similarity(description), bending_weight=bending)
             options = RefinementOptions(**steps, objective=objective)
-        return load_registration(model, refinement=options, passes=passes)
+        return load_registration(model, refinement=options, **looks)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from error
 

@@ -112,7 +112,11 @@ def trained_similarity(description: Mapping[str, Any]) -> Objective:
 
 
 def load_registration(
-    folder: Path, *, refinement: RefinementOptions | None = None, passes: int | None = None
+    folder: Path,
+    *,
+    refinement: RefinementOptions | None = None,
+    passes: int | None = None,
+    affine_steps: int | None = None,
 ) -> NetworkRegistrar:
     """Registrar of a folder, its weights verified.
 
@@ -122,10 +126,12 @@ def load_registration(
             take the similarity that the networks were trained with: another one can lead
             away from what they found.
         passes: How often every deformable stage looks at the pair; as the folder says by default.
+        affine_steps: Gauss-Newton steps on the pair after an affine stage; likewise.
 
     Raises:
         RegistrationFolderError: If description or weights are missing, changed, or do not fit.
-        ValueError: If the last stage admits no refinement, or a stage no further passes.
+        ValueError: If the last stage admits no refinement, a stage no further passes, or none is
+            affine.
     """
     from registration.network_registrar import NetworkRegistrar
     from registration.networks.registration_network import (
@@ -153,7 +159,9 @@ def load_registration(
         ) from error
     if passes is not None:
         config = config.in_passes(passes)
-        network = registration_of(network.stages, config)
+    if affine_steps is not None:
+        config = config.with_affine_steps(affine_steps)
+    network = registration_of(network.stages, config)
     if refinement is not None and refinement.objective is None:
         refinement = replace(refinement, objective=trained_similarity(description))
     return NetworkRegistrar(

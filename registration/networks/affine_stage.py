@@ -41,6 +41,9 @@ class AffineConfig:
         passes: As in `DeformableConfig`; the matrices of all passes are multiplied. An affine
             network has to be trained for it (`second_looks` of `TrainingOptions`): it learns to
             turn and stretch by what pairs need on average, which is too much for what is left.
+        steps: Gauss-Newton steps on the pair after the network (`affine_steps`), on voxels that
+            are averaged as `shrink` says. They need no training, and bring images nearer whose
+            correlation tells how they lie.
     """
 
     dimension: int = 3
@@ -56,6 +59,7 @@ class AffineConfig:
     normalization: Literal["batch"] | None = "batch"
     shrink: int = 1
     passes: int = 1
+    steps: int = 0
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, ...]] = {
@@ -75,6 +79,8 @@ class AffineConfig:
             raise ValueError(
                 f"passes and shrink must be 1 or more. Received: {self.passes} and {self.shrink}"
             )
+        if self.steps < 0:
+            raise ValueError(f"steps must not be negative. Received: {self.steps}")
         object.__setattr__(self, "dense_units", tuple(int(n) for n in self.dense_units))
         if not isinstance(self.kernels, int):
             object.__setattr__(self, "kernels", tuple(int(n) for n in self.kernels))

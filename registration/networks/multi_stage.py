@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from registration.networks.repeated_passes import register_in_passes
+from registration.networks.stage_run import StageRun, run_network
 from registration.warping import compose, warp
 
 
@@ -24,8 +24,7 @@ class MultiStageRegistration(keras.Model):
             voxels, coarse to fine.
         composition: `"compose"` is exact up to interpolation, `"add"` is what the paper
             does, an approximation for small later fields.
-        passes: How often every stage runs, as `register_in_passes` says; once by default.
-        pass_limits: Limit of every stage's later passes; none by default.
+        runs: How every stage is run on a pair; one look each by default.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
@@ -41,7 +40,7 @@ class MultiStageRegistration(keras.Model):
 
     Raises:
         ValueError: If there is no stage, the composition is not known, or not every stage has a
-            number of passes and a limit.
+            run.
 
     Source:
         de Vos et al., Med Image Anal 2019;52:128-143.
@@ -52,8 +51,7 @@ class MultiStageRegistration(keras.Model):
         stages: Sequence[keras.Model],
         *,
         composition: str = "compose",
-        passes: Sequence[int] | None = None,
-        pass_limits: Sequence[float | None] | None = None,
+        runs: Sequence[StageRun] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -63,17 +61,10 @@ class MultiStageRegistration(keras.Model):
             raise ValueError(f"composition must be 'compose' or 'add'. Received: {composition!r}")
         self.stages = list(stages)
         self.composition = composition
-        self.passes = [1] * len(self.stages) if passes is None else [int(n) for n in passes]
-        if len(self.passes) != len(self.stages) or min(self.passes) < 1:
+        self.runs = [StageRun()] * len(self.stages) if runs is None else list(runs)
+        if len(self.runs) != len(self.stages):
             raise ValueError(
-                f"passes must name 1 or more for each of {len(self.stages)} stages. "
-                f"Received: {self.passes}"
-            )
-        self.pass_limits = [None] * len(self.stages) if pass_limits is None else list(pass_limits)
-        if len(self.pass_limits) != len(self.stages):
-            raise ValueError(
-                f"pass_limits must name one for each of {len(self.stages)} stages. "
-                f"Received: {self.pass_limits}"
+                f"runs must name one for each of {len(self.stages)} stages. Received: {self.runs}"
             )
         # stages made of known layers need no first call before weights can be read
         self.built = all(stage.built for stage in self.stages)
@@ -83,8 +74,7 @@ class MultiStageRegistration(keras.Model):
         own = {
             "stages": stages,
             "composition": self.composition,
-            "passes": list(self.passes),
-            "pass_limits": list(self.pass_limits),
+            "runs": [run.to_dict() for run in self.runs],
         }
         return {**super().get_config(), **own}
 
@@ -94,7 +84,8 @@ class MultiStageRegistration(keras.Model):
             keras.saving.deserialize_keras_object(stage, custom_objects=custom_objects)
             for stage in config["stages"]
         ]
-        return cls(**{**config, "stages": stages})
+        runs = [StageRun.from_dict(run) for run in config["runs"]]
+        return cls(**{**config, "stages": stages, "runs": runs})
 
     def call(self, inputs: Any) -> dict[str, Any]:
         """Register a batch of pairs."""
@@ -132,16 +123,14 @@ class MultiStageRegistration(keras.Model):
         }
 
     def run_stage(self, number: int, fixed: Any, moving: Any) -> dict[str, Any]:
-        """Output of one stage in all its passes.
+        """Output of one stage, run as its settings say.
 
         Args:
             number: Index of the stage.
             fixed: Shape `(batch, *shape, 1)`.
             moving: Same shape, as the earlier stages leave it.
         """
-        return register_in_passes(
-            self.stages[number], fixed, moving, self.passes[number], self.pass_limits[number]
-        )
+        return run_network(self.stages[number], fixed, moving, self.runs[number])
 
     def freeze_all_but(self, number: int) -> None:
         """Leave one stage trainable, as each is trained on what the earlier ones give.

@@ -11,6 +11,7 @@ import keras
 from registration.networks.affine_stage import AffineConfig, affine_stage
 from registration.networks.deformable_network import DeformableConfig, deformable_network
 from registration.networks.multi_stage import MultiStageRegistration
+from registration.networks.stage_run import StageRun
 from registration.pair_preparation import Initialization, IntensityScaling
 
 StageConfig = AffineConfig | DeformableConfig
@@ -115,6 +116,20 @@ class RegistrationConfig:
         )
         return replace(self, stages=stages)
 
+    def with_affine_steps(self, steps: int) -> RegistrationConfig:
+        """The same stages, every affine one followed by so many steps on the pair.
+
+        Raises:
+            ValueError: If no stage is affine.
+        """
+        if not any(isinstance(stage, AffineConfig) for stage in self.stages):
+            raise ValueError("affine steps need an affine stage. Received: none of that kind")
+        stages = tuple(
+            replace(stage, steps=steps) if isinstance(stage, AffineConfig) else stage
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         kinds = {AffineConfig: "affine", DeformableConfig: "deformable"}
@@ -170,14 +185,15 @@ def registration_of(
 
     Args:
         networks: One per stage of the configuration, trained or not.
-        config: Settings that need no other weights: composition and passes.
+        config: Settings that need no other weights: composition, passes and steps.
     """
     return MultiStageRegistration(
         networks,
         composition=config.composition,
-        passes=[stage.passes for stage in config.stages],
-        pass_limits=[
-            stage.pass_limit if isinstance(stage, DeformableConfig) else None
+        runs=[
+            StageRun(stage.passes, steps=stage.steps)
+            if isinstance(stage, AffineConfig)
+            else StageRun(stage.passes, stage.pass_limit)
             for stage in config.stages
         ],
     )

@@ -63,6 +63,24 @@ def test_a_second_pass_comes_nearer():
     assert twice > once + 0.2 * (1.0 - once)
 
 
+def test_affine_steps_bring_another_pose_of_a_chest_nearer():
+    folder = MODELS / "chest_phantoms"
+    fixed, moving = disks(folder)
+    found = [
+        load_registration(folder, affine_steps=steps).register(fixed, moving).stages[0]
+        for steps in (0, 8)
+    ]
+    before, after = (
+        correlation(fixed, sitk.Resample(moving, fixed, t, sitk.sitkLinear, -1000.0)) for t in found
+    )
+    assert after > before + 0.3 * (1.0 - before)
+
+
+def test_a_model_without_an_affine_network_takes_no_affine_steps():
+    with pytest.raises(ValueError, match="affine steps need an affine stage"):
+        load_registration(MODELS / "cine2d-dirnet", affine_steps=3)
+
+
 def disks(folder):
     """A disk and a smaller one, or a torso and another pose of it, in the format of a model."""
     if folder.name in CHESTS:

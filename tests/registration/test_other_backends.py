@@ -14,12 +14,13 @@ HERE = Path(__file__).resolve().parent
 MODULES = (
     "test_affine_from_parameters.py",
     "test_affine_from_votes.py",
+    "test_affine_steps.py",
     "test_bending.py",
     "test_demons_force.py",
     "test_layers.py",
     "test_multi_stage.py",
     "test_pair_normalization.py",
-    "test_repeated_passes.py",
+    "test_stage_run.py",
     "test_similarity.py",
     "test_warping.py",
 )

@@ -10,7 +10,7 @@ from registration.networks.affine_stage import AffineConfig, affine_stage
 from registration.networks.deformable_network import DeformableConfig, deformable_network
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig, build_registration
-from registration.networks.repeated_passes import register_in_passes
+from registration.networks.stage_run import StageRun, run_network
 from registration.warping import warp
 
 LAYOUT = DeformableConfig(downsamplings=(2, 2), kernels=4, convolutions=1, border=1)
@@ -43,7 +43,7 @@ def test_every_pass_sees_what_the_ones_before_left_and_adds_to_them(network):
     fixed, moving = pair()
     first = values(network([fixed, moving]))
     second = values(network([fixed, warp(moving, first["displacement_field"])]))
-    found = values(register_in_passes(network, fixed, moving, 2))
+    found = values(run_network(network, fixed, moving, StageRun(2)))
     assert set(found) == {"control_points", "displacement_field"}
     total = first["control_points"] + second["control_points"]
     assert 0.01 < np.abs(second["control_points"]).max() < np.abs(total).max()
@@ -57,7 +57,7 @@ def test_under_a_limit_later_passes_go_no_further_out_than_it_and_the_first():
     bound = 0.4 * 4
     first = values(network([fixed, moving]))["control_points"]
     free, held = (
-        values(register_in_passes(network, fixed, moving, 4, limit))["control_points"]
+        values(run_network(network, fixed, moving, StageRun(4, limit)))["control_points"]
         for limit in (None, 0.4)
     )
     allowed = np.maximum(np.abs(first), bound) + 1e-5
@@ -67,7 +67,7 @@ def test_under_a_limit_later_passes_go_no_further_out_than_it_and_the_first():
 
 
 def test_one_lattice_of_control_points_stands_for_all_passes(network):
-    found = values(register_in_passes(network, *pair(), 2))
+    found = values(run_network(network, *pair(), StageRun(2)))
     field = BSplineField((4, 4), border=1)(found["control_points"], pair()[0])
     np.testing.assert_allclose(found["displacement_field"], field, atol=1e-4)
 
@@ -79,7 +79,7 @@ def test_matrices_of_passes_are_multiplied_the_first_one_applied_last():
     fixed, moving = pair()
     first = values(network([fixed, moving]))
     second = values(network([fixed, warp(moving, first["displacement_field"])]))
-    found = values(register_in_passes(network, fixed, moving, 2))
+    found = values(run_network(network, fixed, moving, StageRun(2)))
     assert np.abs(second["matrix"] - np.eye(3)).max() > 0.02
     # a point of the fixed image goes through the last matrix before it meets the moving image
     total = first["matrix"] @ second["matrix"]
@@ -96,7 +96,7 @@ def test_affine_stages_keep_their_passes_when_those_of_the_others_are_set():
 
 def test_an_affine_stage_runs_as_often_as_its_settings_say():
     registration = build_registration(RegistrationConfig((AffineConfig(2, passes=2), LAYOUT)))
-    assert registration.passes == [2, 1]
+    assert [run.passes for run in registration.runs] == [2, 1]
 
 
 @pytest.mark.parametrize("changes", [{"passes": 0}, {"shrink": 0}])
@@ -109,7 +109,7 @@ def test_a_registration_runs_its_stages_as_often_as_its_settings_say(network, tm
     settings = RegistrationConfig((replace(LAYOUT, passes=2, pass_limit=9.0),))
     registration = build_registration(settings)
     registration.stages[0].set_weights(network.get_weights())
-    expected = values(register_in_passes(network, *pair(), 2))["displacement_field"]
+    expected = values(run_network(network, *pair(), StageRun(2)))["displacement_field"]
     found = registration(pair())
     np.testing.assert_allclose(
         ops.convert_to_numpy(found["displacement_field"]), expected, atol=1e-5
@@ -124,8 +124,7 @@ def test_a_registration_runs_its_stages_as_often_as_its_settings_say(network, tm
         atol=1e-5,
     )
     clone = MultiStageRegistration.from_config(registration.get_config())
-    assert clone.passes == [2]
-    assert clone.pass_limits == [9.0]
+    assert clone.runs == [StageRun(2, 9.0)]
 
 
 @pytest.mark.parametrize(
@@ -142,10 +141,12 @@ def test_passes_that_cannot_be_added_are_refused(changes, message):
         DeformableConfig(**changes)
 
 
-def test_every_stage_needs_a_number_of_passes(network):
+def test_every_stage_needs_a_run(network):
     with pytest.raises(ValueError, match="for each of 1 stages"):
-        MultiStageRegistration([network], passes=[1, 2])
-    with pytest.raises(ValueError, match="for each of 1 stages"):
-        MultiStageRegistration([network], passes=[0])
-    with pytest.raises(ValueError, match="pass_limits must name one for each of 1 stages"):
-        MultiStageRegistration([network], pass_limits=[])
+        MultiStageRegistration([network], runs=[StageRun(), StageRun()])
+
+
+@pytest.mark.parametrize("changes", [{"passes": 0}, {"steps": -1}])
+def test_runs_that_cannot_be_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        StageRun(**changes)

@@ -1,18 +1,51 @@
-"""A stage that looks at a pair again at what its first look left over."""
+"""How a stage is run on a pair: in several looks, and with steps on the pair itself."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from keras import ops
 
+from registration.affine_steps import affine_steps
 from registration.warping import warp
 
 
-def register_in_passes(
-    network: Any, fixed: Any, moving: Any, passes: int, limit: float | None = None
-) -> dict[str, Any]:
-    """Output of a stage that runs several times.
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """How a stage is run, which its weights do not depend on.
+
+    Args:
+        passes: How often it looks at the pair.
+        limit: Share of the control point spacing that later passes stay within; `None` for none.
+            An affine stage has none.
+        steps: Gauss-Newton steps of an affine stage on the pair, after its passes; see
+            `affine_steps`.
+    """
+
+    passes: int = 1
+    limit: float | None = None
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.passes < 1:
+            raise ValueError(f"passes must be 1 or more. Received: {self.passes}")
+        if self.steps < 0:
+            raise ValueError(f"steps must not be negative. Received: {self.steps}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a configuration."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StageRun:
+        """Inverse of `to_dict`."""
+        return cls(**values)
+
+
+def run_network(network: Any, fixed: Any, moving: Any, run: StageRun) -> dict[str, Any]:
+    """Output of a stage that is run as it is told.
 
     Every pass sees the moving image as the passes before have warped it. Its control points are
     added to theirs, so that one lattice of control points stands for all; its affine matrix is
@@ -31,9 +64,7 @@ def register_in_passes(
             `transformer` makes it, or the `matrix` of which its layer `affine_field` does.
         fixed: Shape `(batch, *shape, 1)`.
         moving: Same shape.
-        passes: How often it runs.
-        limit: Share of the control point spacing that later passes stay within; `None` for none.
-            An affine stage has none.
+        run: How often, how far, and with how many steps.
 
     Returns:
         Dictionary as the network gives it.
@@ -43,7 +74,7 @@ def register_in_passes(
         (arXiv:1907.12353).
     """
     output = dict(network([fixed, moving]))
-    for _ in range(passes - 1):
+    for _ in range(run.passes - 1):
         left = network([fixed, warp(moving, output["displacement_field"])])
         if "matrix" in output:
             output["matrix"] = ops.matmul(output["matrix"], left["matrix"])
@@ -51,10 +82,21 @@ def register_in_passes(
         else:
             transformer = network.get_layer("transformer")
             output["control_points"] = _added(
-                output["control_points"], left["control_points"], transformer.spacing, limit
+                output["control_points"], left["control_points"], transformer.spacing, run.limit
             )
             field = transformer(output["control_points"], fixed)
         output["displacement_field"] = field
+    if run.steps > 0:
+        layer = network.get_layer("affine_field")
+        output["matrix"] = affine_steps(
+            fixed,
+            moving,
+            output["matrix"],
+            spacing=layer.spacing,
+            steps=run.steps,
+            shrink=network.get_layer("air").shrink,
+        )
+        output["displacement_field"] = layer(output["matrix"], fixed)
     return output
 
 
