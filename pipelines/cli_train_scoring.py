@@ -18,6 +18,7 @@ SCANS_OPTIONS = (
     "work",
     "network",
     "members",
+    "widths",
     "simulated",
     "phantoms",
     "phantom_share",
@@ -27,6 +28,25 @@ SCANS_OPTIONS = (
     "workers",
 )
 """Options that mean something with SCANS alone."""
+
+WIDTHS = {"additive": (12, 24, 40, 56), "plain": (12, 16, 24, 32, 48)}
+"""Kernels of every level by default."""
+
+
+def _widths(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of a list with commas."""
+    if text is None:
+        return None
+    try:
+        widths = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        widths = ()
+    # every level halves the crop of 128 points
+    if not 2 <= len(widths) <= 7 or min(widths) < 1:
+        raise click.BadParameter(
+            f"must be two to seven positive numbers with commas between. Received: {text}"
+        )
+    return widths
 
 
 @click.command()
@@ -74,6 +94,12 @@ SCANS_OPTIONS = (
     show_default=True,
     help="Additive networks trained one after the other, whose mean logit counts.",
 )
+@click.option(
+    "--widths",
+    callback=lambda ctx, parameter, value: _widths(value),
+    help="Kernels of every level of the network, such as 16,32,64,96,128.  [default: "
+    "12,24,40,56, plain 12,16,24,32,48]",
+)
 @click.option("--simulated", type=click.IntRange(min=1), default=60, show_default=True)
 @click.option("--phantoms", type=click.IntRange(min=0), default=120, show_default=True)
 @click.option(
@@ -116,6 +142,7 @@ def command(
     work: Path | None,
     network: str,
     members: int,
+    widths: tuple[int, ...] | None,
     simulated: int,
     phantoms: int,
     phantom_share: float | None,
@@ -154,7 +181,7 @@ def command(
     recipe = ScoringRecipe(
         network=network,
         members=members if network == "additive" else 1,
-        widths=(12, 24, 40, 56) if network == "additive" else (12, 16, 24, 32, 48),
+        widths=widths or WIDTHS[network],
         learning_rate=2e-3 if network == "additive" else 1e-3,  # see `slice_regression`
         simulated=simulated,
         phantoms=phantoms,

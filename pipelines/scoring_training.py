@@ -90,6 +90,7 @@ class ScoringRecipe:
         settings = {
             "network": self.network,
             "members": self.members,
+            "widths": ",".join(str(width) for width in self.widths),
             "simulated": self.simulated,
             "phantoms": self.phantoms,
             "validation-phantoms": self.validation_phantoms,

@@ -136,6 +136,40 @@ def test_what_a_training_cannot_use_is_wrong_usage(
     assert message in done.output
 
 
+def test_settings_of_the_command_reach_the_recipe_and_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = []
+
+    def note(scans: object, annotations: object, out: object, recipe: object, work: object) -> dict:
+        recipes.append(recipe)
+        return {}
+
+    monkeypatch.setattr(scoring_training, "train_model", note)
+    update_description(tmp_path, {"heart": {}, "alignment": {}})
+    common = [tmp_path, "--annotations", tmp_path, "--out", tmp_path]
+    assert invoke(*common).exit_code == 0
+    assert invoke(*common, "--network", "plain").exit_code == 0
+    changed = ["--widths", "16,32,64", "--phantom-share", 0.5, "--phantoms", 600]
+    assert invoke(*common, *changed).exit_code == 0
+    default, plain, other = recipes
+    assert default.widths == (12, 24, 40, 56)
+    assert default.phantom_share is None
+    assert plain.widths == (12, 16, 24, 32, 48)
+    assert other.widths == (16, 32, 64)
+    assert other.phantom_share == 0.5
+    for words in ("--widths 16,32,64", "--phantom-share 0.5", "--phantoms 600"):
+        assert words in other.command
+    assert "--phantom-share" not in default.command
+
+
+@pytest.mark.parametrize("widths", ["16", "16;32", "16,0", "", "1,1,1,1,1,1,1,1"])
+def test_widths_that_make_no_network_are_wrong_usage(widths: str, tmp_path: Path) -> None:
+    done = invoke(tmp_path, "--annotations", tmp_path, "--out", tmp_path, "--widths", widths)
+    assert done.exit_code == 2
+    assert "must be two to seven positive numbers" in " ".join(done.output.split())
+
+
 def test_scans_without_an_annotation_are_wrong_usage(tmp_path: Path) -> None:
     model, annotations = tmp_path / "model", tmp_path / "annotations"
     shutil.copytree(DEFAULT_MODEL, model)
