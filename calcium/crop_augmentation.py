@@ -66,13 +66,16 @@ class CropChange:
 
     def apply(self, inputs: NDArray[np.float32]) -> None:
         """Change a network input in place, shape `(h, w, 10)`; calcium and candidates stay."""
-        context = inputs[..., :CONTEXT_SLICES]
         if self.lean > 0:
+            context = inputs[..., :CONTEXT_SLICES]
             context[:] = leaner(context, self.lean)
-        context += np.float32(self.hu_shift / SOFT_TISSUE_HALF_WIDTH_HU)
-        coordinates = inputs[..., CONTEXT_SLICES + 2 :]
-        coordinates *= self.unit_scale.astype(np.float32)
-        coordinates += self.unit_shift.astype(np.float32)
+        # all channels at once: single ones lie apart in memory
+        factor, shift = (np.full(inputs.shape[-1], value, np.float32) for value in (1.0, 0.0))
+        shift[:CONTEXT_SLICES] = self.hu_shift / SOFT_TISSUE_HALF_WIDTH_HU
+        factor[CONTEXT_SLICES + 2 :] = self.unit_scale
+        shift[CONTEXT_SLICES + 2 :] = self.unit_shift
+        inputs *= factor
+        inputs += shift
 
 
 def leaner(context: NDArray[np.float32], lean: float) -> NDArray[np.float32]:

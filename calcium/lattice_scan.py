@@ -87,7 +87,8 @@ class LatticeScan:
         local = self.points[here, 1:] - np.array(corner)
         for image, values in zip(maps, (self.density, self.coronary, self.area), strict=True):
             image[local[:, 0], local[:, 1]] = values[here]
-        context = self.hu[shown][:, rows, cols].astype(np.float32)
+        # slice by slice: all of them at once would be read whole
+        context = np.stack([self.hu[z, rows, cols] for z in shown]).astype(np.float32)
         inputs = slice_inputs(context[None], maps[None, 2], coordinates[None])[0]
         if change is not None:
             change.apply(inputs)

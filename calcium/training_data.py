@@ -111,6 +111,7 @@ class CropSampler:
         density = np.empty((self.batch_size, size, size), np.float32)
         wanted = np.empty_like(density)
         lesions = np.zeros(density.shape, np.int32)
+        count = 0
         for item in range(self.batch_size):
             which = int(rng.choice(len(self.scans), p=self.weights))
             number, corner = self._place(rng, which)
@@ -118,7 +119,8 @@ class CropSampler:
             inputs[item], density[item], wanted[item] = scan.crop(
                 number, corner, size, change=self.augmentation.draw(rng)
             )
-            scan.mark_lesions(lesions[item], number, corner, first=int(lesions.max()) + 1)
+            scan.mark_lesions(lesions[item], number, corner, first=count + 1)
+            count = max(count, int(lesions[item].max()))
         lesion_scores = np.bincount(lesions.ravel(), wanted.ravel()).astype(np.float32)
         scores = tuple(block_sums(wanted, b) for b in self.block_sizes)
         return Batch(inputs, density, scores, lesions, lesion_scores)
