@@ -142,6 +142,23 @@ class CropSampler:
         return int(number), (int(corner[0]), int(corner[1]))
 
 
+def shared_weights(is_part: Sequence[bool], share: float | None) -> list[float] | None:
+    """Weights by which a part of the scans has its share of the crops, whatever their number.
+
+    Args:
+        is_part: Whether each scan belongs to the part.
+        share: Share of the part, 0-1; `None` draws all scans alike.
+
+    Returns:
+        One weight per scan; `None`, all alike, where there are scans of one kind alone.
+    """
+    count = sum(is_part)
+    if share is None or count in (0, len(is_part)):
+        return None
+    inside, outside = share / count, (1.0 - share) / (len(is_part) - count)
+    return [inside if it_is else outside for it_is in is_part]
+
+
 @dataclass(frozen=True)
 class ComponentTable:
     """In-plane components of a scan with the weights they are drawn by.

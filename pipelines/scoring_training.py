@@ -19,6 +19,7 @@ from calcium.training_data import (
     CORONARY_SHARE,
     CROP_SIZE,
     CropSampler,
+    shared_weights,
 )
 from pipelines.scoring_scans import (
     FIRST_TRAINING_PHANTOM,
@@ -194,7 +195,12 @@ def _train_member(
         _sampler(scans, recipe, seed),
         attention_loss if recipe.network == "additive" else regression_loss,
         folder,
-        TrainingOptions(steps=recipe.steps, learning_rate=recipe.learning_rate),
+        TrainingOptions(
+            steps=recipe.steps,
+            learning_rate=recipe.learning_rate,
+            # it takes as long as some hundred steps
+            evaluate_every=max(2000, recipe.steps // 4),
+        ),
         evaluate=evaluate if judges else None,
     )
     return network, weights
@@ -205,7 +211,9 @@ def _sampler(scans: Sequence[LatticeScan], recipe: ScoringRecipe, seed: int) -> 
     additive = recipe.network == "additive"
     return CropSampler(
         scans,
-        weights=_scan_weights(scans, recipe.phantom_share),
+        weights=shared_weights(
+            [scan.group.startswith(PHANTOM_GROUP) for scan in scans], recipe.phantom_share
+        ),
         seed=seed,
         batch_size=recipe.batch_size,
         crop_size=CROP_SIZE if additive else 256,
@@ -215,16 +223,6 @@ def _sampler(scans: Sequence[LatticeScan], recipe: ScoringRecipe, seed: int) -> 
         coronary_share=CORONARY_SHARE if additive else 0.25,
         anywhere_share=ANYWHERE_SHARE if additive else 0.5,
     )
-
-
-def _scan_weights(scans: Sequence[LatticeScan], phantom_share: float | None) -> list[float] | None:
-    """How often crops of each scan are drawn, so that phantoms have their share of them."""
-    is_phantom = [scan.group.startswith(PHANTOM_GROUP) for scan in scans]
-    count = sum(is_phantom)
-    if phantom_share is None or count in (0, len(scans)):
-        return None
-    of_phantoms, of_others = phantom_share / count, (1.0 - phantom_share) / (len(scans) - count)
-    return [of_phantoms if it_is else of_others for it_is in is_phantom]
 
 
 def validate(network: Any, scans: Sequence[LatticeScan], name: str) -> Validation:

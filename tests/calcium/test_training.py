@@ -15,7 +15,7 @@ from calcium.training import (
     regression_loss,
     train_network,
 )
-from calcium.training_data import CropSampler, block_sums
+from calcium.training_data import CropSampler, block_sums, shared_weights
 from calcium.validation import additive_outcome, lattice_attention, summary
 from registration.geometry import Ellipsoid, ImageGrid
 
@@ -88,6 +88,14 @@ def test_scans_are_drawn_as_often_as_they_weigh():
     assert share_of_the_second([2.0, 0.0]) == 0.0
     with pytest.raises(ValueError, match="one weight per scan"):
         CropSampler(scans, weights=[1.0])
+
+
+def test_a_part_of_the_scans_has_its_share_of_the_crops():
+    assert shared_weights([False, True, True, True], 0.6) == pytest.approx([0.4, 0.2, 0.2, 0.2])
+    assert shared_weights([False, True, True, True], None) is None
+    # scans of one kind alone are drawn alike
+    assert shared_weights([True, True], 0.6) is None
+    assert shared_weights([False], 0.6) is None
 
 
 def test_whole_slices_can_be_drawn_as_often_as_they_occur():

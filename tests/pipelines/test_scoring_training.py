@@ -15,7 +15,6 @@ from pipelines.scoring_training import (
     HELD_OUT_NAME,
     ScoringRecipe,
     Validation,
-    _scan_weights,
     model_sections,
     train_model,
     train_scoring,
@@ -72,15 +71,6 @@ def test_a_folder_keeps_to_one_training(tmp_path):
         with pytest.raises(ValueError, match="belongs to another training"):
             train_scoring(scans[:2], replace(recipe, **changed), tmp_path, validation=scans[2:])
     assert not (tmp_path / HELD_OUT_NAME).exists()
-
-
-def test_phantoms_have_their_share_of_the_crops():
-    scans = [SimpleNamespace(group=name) for name in ("a", "phantom-1", "phantom-2", "phantom-3")]
-    assert _scan_weights(scans, 0.6) == pytest.approx([0.4, 0.2, 0.2, 0.2])
-    assert _scan_weights(scans, None) is None
-    # one kind alone is drawn alike
-    assert _scan_weights(scans[1:], 0.6) is None
-    assert _scan_weights(scans[:1], 0.6) is None
 
 
 def test_nobody_is_left_out_under_a_name_that_no_scan_has(tmp_path, monkeypatch):
