@@ -32,7 +32,13 @@ that are hardly three of them wide."""
 CONFIG = RegistrationConfig(
     (
         AffineConfig(
-            3, kernels=(16, 32, 64, 96), poolings=3, dense_units=(64,), fusion="pair", head="votes"
+            3,
+            kernels=(16, 32, 64, 96),
+            poolings=3,
+            dense_units=(64,),
+            fusion="pair",
+            head="votes",
+            steps=8,
         ),
         *DEFORMABLE_STAGES,
     ),

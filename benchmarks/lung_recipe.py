@@ -53,7 +53,7 @@ def recipe(work: Path) -> Recipe:
     return Recipe(
         "lung_pair",
         CONFIG,
-        replace(TRAINING, steps=(600, 900, 900, 900), augmentation=AUGMENTATION),
+        replace(TRAINING, steps=(500, 600, 600, 600), augmentation=AUGMENTATION),
         lambda: (_cohort(TRAINING_SEEDS, work), _cohort(VALIDATION_SEEDS, work)),
     )
 
