@@ -39,6 +39,7 @@ CONFIG = RegistrationConfig(
             fusion="pair",
             head="votes",
             steps=8,
+            step_shrink=2,
         ),
         *DEFORMABLE_STAGES,
     ),

@@ -41,9 +41,10 @@ class AffineConfig:
         passes: As in `DeformableConfig`; the matrices of all passes are multiplied. An affine
             network has to be trained for it (`second_looks` of `TrainingOptions`): it learns to
             turn and stretch by what pairs need on average, which is too much for what is left.
-        steps: Gauss-Newton steps on the pair after the network (`affine_steps`), on voxels that
-            are averaged as `shrink` says. They need no training, and bring images nearer whose
-            correlation tells how they lie.
+        steps: Gauss-Newton steps on the pair after the network (`affine_steps`). They need no
+            training, and bring images nearer whose correlation tells how they lie.
+        step_shrink: Voxels that are averaged to one along every axis for these steps; as `shrink`
+            says by default.
     """
 
     dimension: int = 3
@@ -60,6 +61,7 @@ class AffineConfig:
     shrink: int = 1
     passes: int = 1
     steps: int = 0
+    step_shrink: int | None = None
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, ...]] = {
@@ -81,6 +83,8 @@ class AffineConfig:
             )
         if self.steps < 0:
             raise ValueError(f"steps must not be negative. Received: {self.steps}")
+        if self.step_shrink is not None and self.step_shrink < 1:
+            raise ValueError(f"step_shrink must be 1 or more. Received: {self.step_shrink}")
         object.__setattr__(self, "dense_units", tuple(int(n) for n in self.dense_units))
         if not isinstance(self.kernels, int):
             object.__setattr__(self, "kernels", tuple(int(n) for n in self.kernels))

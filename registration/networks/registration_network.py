@@ -191,7 +191,7 @@ def registration_of(
         networks,
         composition=config.composition,
         runs=[
-            StageRun(stage.passes, steps=stage.steps)
+            StageRun(stage.passes, steps=stage.steps, step_shrink=stage.step_shrink or stage.shrink)
             if isinstance(stage, AffineConfig)
             else StageRun(stage.passes, stage.pass_limit)
             for stage in config.stages

@@ -22,17 +22,21 @@ class StageRun:
             An affine stage has none.
         steps: Gauss-Newton steps of an affine stage on the pair, after its passes; see
             `affine_steps`.
+        step_shrink: Voxels that are averaged to one along every axis for them.
     """
 
     passes: int = 1
     limit: float | None = None
     steps: int = 0
+    step_shrink: int = 1
 
     def __post_init__(self) -> None:
         if self.passes < 1:
             raise ValueError(f"passes must be 1 or more. Received: {self.passes}")
         if self.steps < 0:
             raise ValueError(f"steps must not be negative. Received: {self.steps}")
+        if self.step_shrink < 1:
+            raise ValueError(f"step_shrink must be 1 or more. Received: {self.step_shrink}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a configuration."""
@@ -94,7 +98,7 @@ def run_network(network: Any, fixed: Any, moving: Any, run: StageRun) -> dict[st
             output["matrix"],
             spacing=layer.spacing,
             steps=run.steps,
-            shrink=network.get_layer("air").shrink,
+            shrink=run.step_shrink,
         )
         output["displacement_field"] = layer(output["matrix"], fixed)
     return output

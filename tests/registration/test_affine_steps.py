@@ -133,6 +133,13 @@ def test_steps_belong_to_the_stage():
     assert errors[1] < 0.3 * errors[0]
 
 
-def test_settings_refuse_a_negative_number_of_steps():
-    with pytest.raises(ValueError, match="steps must not be negative"):
-        AffineConfig(2, steps=-1)
+@pytest.mark.parametrize("changes", [{"steps": -1}, {"step_shrink": 0}])
+def test_settings_refuse_steps_that_cannot_be(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        AffineConfig(2, **changes)
+
+
+def test_voxels_of_the_steps_are_those_of_the_network_unless_told():
+    for changes, expected in (({"shrink": 2}, 2), ({"shrink": 2, "step_shrink": 4}, 4), ({}, 1)):
+        network = build_registration(RegistrationConfig((AffineConfig(3, steps=3, **changes),)))
+        assert network.runs[0].step_shrink == expected

@@ -146,7 +146,7 @@ def test_every_stage_needs_a_run(network):
         MultiStageRegistration([network], runs=[StageRun(), StageRun()])
 
 
-@pytest.mark.parametrize("changes", [{"passes": 0}, {"steps": -1}])
+@pytest.mark.parametrize("changes", [{"passes": 0}, {"steps": -1}, {"step_shrink": 0}])
 def test_runs_that_cannot_be_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         StageRun(**changes)
