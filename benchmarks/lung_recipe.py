@@ -41,6 +41,10 @@ AUGMENTATION = replace(
 )
 """Two breaths of one person differ less than two people."""
 
+LUNG_CONFIG = replace(CONFIG, stages=(replace(CONFIG.stages[0], steps=0), *CONFIG.stages[1:]))
+"""No steps after the affine network: with them, and stages trained on what they leave, lungs of the
+real pair overlap better (0.986 instead of 0.980) and correlate worse (0.87 instead of 0.91)."""
+
 CROP_MARGIN_MM = (0.0, 25.0)
 """Range of the distance from a lung to each face of the box that it is cut out by."""
 
@@ -52,8 +56,8 @@ def recipe(work: Path) -> Recipe:
     """Networks for two breaths of one chest; phantoms to train on are made in `work`."""
     return Recipe(
         "lung_pair",
-        CONFIG,
-        replace(TRAINING, steps=(500, 600, 600, 600), augmentation=AUGMENTATION),
+        LUNG_CONFIG,
+        replace(TRAINING, steps=(1200, 600, 600, 600), augmentation=AUGMENTATION),
         lambda: (_cohort(TRAINING_SEEDS, work), _cohort(VALIDATION_SEEDS, work)),
     )
 
