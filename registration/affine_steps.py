@@ -16,7 +16,14 @@ from keras import ops
 from registration.warping import sample_linear, voxel_indices
 
 _LEAST_OVERLAP = 0.25
-"""Share of the fixed image that must stay within the moving one: less says nothing."""
+"""Share of the fixed image that must lie within the moving one: less says nothing."""
+
+_LEAST_KEPT_OVERLAP = 0.8
+"""Part of that share at the start that steps must keep: what is not compared cannot disagree."""
+
+_FLATTEST = 1e-3
+"""Directions whose curvature is this share of the largest are hardly gone along: nothing there
+tells one place from another, as along an axis on which an image does not change."""
 
 _LARGEST_STEP_VOX = 2.0
 """No point of the image moves further in one step: gradients reach no further [coarse voxels]."""
@@ -63,14 +70,15 @@ def affine_steps(
     """
     pair = _Pair(fixed, moving, spacing[::-1], shrink)
     start = _reversed_axes(ops.stop_gradient(matrix))
-    normal, slope, cost = pair.system(start)
+    normal, slope, cost, overlap = pair.system(start)
+    least_overlap = ops.maximum(_LEAST_KEPT_OVERLAP * overlap, _LEAST_OVERLAP)
     damping = ops.full_like(cost, _FIRST_DAMPING)
 
     def step(number: Any, *state: Any) -> tuple[Any, ...]:
         matrix, normal, slope, cost, damping = state
         trial = ops.matmul(matrix, pair.update(normal, slope, damping))
-        found = pair.system(trial)
-        better = found[2] < cost - _LEAST_GAIN
+        *found, overlap = pair.system(trial)
+        better = ops.logical_and(found[2] < cost - _LEAST_GAIN, overlap >= least_overlap)
         kept = [
             ops.where(ops.reshape(better, (-1, *(1,) * (len(new.shape) - 1))), new, old)
             for new, old in zip((trial, *found), (matrix, normal, slope, cost), strict=True)
@@ -120,8 +128,8 @@ class _Pair:
         slope = ops.concatenate(parts, axis=-1)
         return ops.reshape(slope, (ops.shape(slope)[0], -1, self.dimension))
 
-    def system(self, matrix: Any) -> tuple[Any, Any, Any]:
-        """Normal matrix `(batch, k, k)`, slope `(batch, k)` and cost `(batch,)` at matrices."""
+    def system(self, matrix: Any) -> tuple[Any, Any, Any, Any]:
+        """Normal matrix `(batch, k, k)`, slope `(batch, k)`, cost and overlap `(batch,)`."""
         d = self.dimension
         linear, offset = matrix[:, :d, :d], matrix[:, None, :d, d]
         moved_points = ops.matmul(self.points, ops.transpose(linear, (0, 2, 1))) + offset
@@ -148,14 +156,14 @@ class _Pair:
         normal = ops.matmul(ops.transpose(weighted, (0, 2, 1)), jacobian)
         down = ops.sum(weighted * residual[..., None], axis=1)
         cost = ops.sum(weight * residual * residual, axis=1)
-        return normal, down, ops.where(share < _LEAST_OVERLAP, float("inf"), cost)
+        return normal, down, cost, share
 
     def update(self, normal: Any, slope: Any, damping: Any) -> Any:
         """Homogeneous matrix of a damped step, applied to fixed points, `(batch, d + 1, d + 1)`."""
         d = self.dimension
         diagonal = ops.sum(normal * np.eye(d * (d + 1), dtype=np.float32), axis=1)
         # a direction in which nothing changes is not gone along
-        heavy = damping[:, None] * diagonal + _EPSILON * ops.max(diagonal, axis=1, keepdims=True)
+        heavy = damping[:, None] * diagonal + _FLATTEST * ops.max(diagonal, axis=1, keepdims=True)
         heavy = heavy + _EPSILON**2
         lifted = normal + heavy[..., None] * np.eye(d * (d + 1), dtype=np.float32)
         found = -ops.solve(lifted, slope[..., None])[..., 0]

@@ -98,6 +98,37 @@ def test_the_start_is_kept_where_no_step_helps():
     np.testing.assert_allclose(exact, np.eye(3), atol=1e-4)
 
 
+def cylinder(radius):
+    """A bright cylinder in a wider, darker one, both along the first axis."""
+    z, y, x = np.ogrid[:36, :48, :36]
+    distance = np.hypot(y - 24.0, x - 18.0) + 0.0 * z
+    edges = 1.0 / (1.0 + np.exp(distance - 13.5)), 2.0 / (1.0 + np.exp(distance - radius))
+    return sum(edges) / 3.0
+
+
+def test_nothing_moves_along_an_axis_on_which_images_do_not_change():
+    fixed, moving = cylinder(7.2), cylinder(5.4)
+    start = np.eye(4)
+    start[:3] = [[0.87, 0.04, 0.0, 0.8], [0.06, 0.83, 0.05, 1.5], [0.05, 0.03, 0.94, 0.2]]
+    options = {"spacing": (1.0, 1.0, 1.0), "steps": 8}
+    matrix = found(batch(fixed), batch(moving), [start], **options)[0]
+    np.testing.assert_allclose(matrix[2, :3], start[2, :3], atol=0.03)
+    np.testing.assert_allclose(matrix[2, 3], start[2, 3], atol=0.5)
+
+
+def test_steps_keep_most_of_the_fixed_image_within_the_moving_one():
+    rng = np.random.default_rng(0)
+    wide = ndimage.gaussian_filter(rng.normal(size=(60, 120)), 14.0)
+    wide = (wide - wide.min()) / np.ptp(wide)
+    # nearest is a shift of 34 voxels, which would leave more than a third of the image unseen
+    fixed, moving = wide[:, :80], wide[:, 34:114]
+    matrix = found(batch(fixed), batch(moving), [np.eye(3)], spacing=(1.0, 1.0), steps=40)[0]
+    y, x = np.mgrid[:60, :80]
+    points = np.stack([x - 39.5, y - 29.5, np.ones(x.shape)], -1) @ matrix.T
+    inside = (np.abs(points[..., 0]) <= 39.5) & (np.abs(points[..., 1]) <= 29.5)
+    assert 0.79 <= inside.mean() < 0.95
+
+
 def test_what_lies_beyond_the_moving_image_is_not_compared():
     spacing = (1.0, 1.0)
     wide = smooth_image((61, 100))
