@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from registration.warping import sample_linear, voxel_indices
+from registration.affine_tensors import homogeneous, reversed_axes
+from registration.warping import central_difference, sample_linear, voxel_indices
 
 _LEAST_OVERLAP = 0.25
 """Share of the fixed image that must lie within the moving one: less says nothing."""
@@ -69,7 +70,7 @@ def affine_steps(
         vision-based control using efficient second-order minimization, ICRA 2004.
     """
     pair = _Pair(fixed, moving, spacing[::-1], shrink)
-    start = _reversed_axes(ops.stop_gradient(matrix))
+    start = reversed_axes(ops.stop_gradient(matrix))
     normal, slope, cost, overlap = pair.system(start)
     least_overlap = ops.maximum(_LEAST_KEPT_OVERLAP * overlap, _LEAST_OVERLAP)
     damping = ops.full_like(cost, _FIRST_DAMPING)
@@ -88,7 +89,7 @@ def affine_steps(
 
     state = (ops.convert_to_tensor(0), start, normal, slope, cost, damping)
     found = ops.while_loop(lambda number, *_: number < steps, step, state)[1]
-    return ops.stop_gradient(_reversed_axes(found))
+    return ops.stop_gradient(reversed_axes(found))
 
 
 class _Pair:
@@ -99,14 +100,15 @@ class _Pair:
         self.dimension = len(spacing)
         self.shrink = shrink
         size = ops.cast(ops.stack(list(ops.shape(fixed)[1:-1])), "float32")
-        # where the middle of the image lies among the voxels, and among the coarse ones
-        self.middle = (size - 1.0) / 2.0
+        # points are measured from the middle of the image
+        middle = (size - 1.0) / 2.0
         self.fixed, self.moving = (self._shrunk(image) for image in (fixed, moving))
         shape = ops.shape(self.fixed)[1:-1]
         index = ops.reshape(voxel_indices(shape), (1, -1, self.dimension))
-        first = (shrink - 1.0) / 2.0
-        self.points = (index * shrink + first - self.middle) * self.spacing
-        self.reach = ops.max(self.middle * self.spacing)
+        # of the first coarse voxel, whose middle lies among the voxels it is made of
+        self.first = (shrink - 1.0) / 2.0 - middle
+        self.points = (index * shrink + self.first) * self.spacing
+        self.reach = ops.max(middle * self.spacing)
         # one and the coordinates as shares of the image's: all unknowns are millimetres
         ones = ops.ones_like(self.points[..., :1])
         self.basis = ops.concatenate([ones, self.points / self.reach], axis=-1)
@@ -121,11 +123,8 @@ class _Pair:
 
     def _slope(self, image: Any) -> Any:
         """Gradient per mm, shape `(batch, n, d)`."""
-        parts = []
-        for axis in range(self.dimension):
-            before, after = (_shifted(image, axis + 1, by) for by in (-1, 1))
-            parts.append((after - before) / (2.0 * self.shrink * float(self.spacing[axis])))
-        slope = ops.concatenate(parts, axis=-1)
+        parts = [central_difference(image, axis) for axis in range(1, self.dimension + 1)]
+        slope = ops.concatenate(parts, axis=-1) / (self.shrink * self.spacing)
         return ops.reshape(slope, (ops.shape(slope)[0], -1, self.dimension))
 
     def system(self, matrix: Any) -> tuple[Any, Any, Any, Any]:
@@ -133,8 +132,7 @@ class _Pair:
         d = self.dimension
         linear, offset = matrix[:, :d, :d], matrix[:, None, :d, d]
         moved_points = ops.matmul(self.points, ops.transpose(linear, (0, 2, 1))) + offset
-        first = (self.shrink - 1.0) / 2.0
-        index = (moved_points / self.spacing + self.middle - first) / self.shrink
+        index = (moved_points / self.spacing - self.first) / self.shrink
         inside = ops.all(ops.logical_and(index >= 0.0, index <= self.last), axis=-1)
         weight = ops.cast(inside, "float32")
         index = ops.reshape(index, (-1, *ops.shape(self.fixed)[1:-1], d))
@@ -172,7 +170,7 @@ class _Pair:
         found = found * ops.minimum(1.0, largest / ops.maximum(size, _EPSILON))
         moved = ops.reshape(found, (-1, d, d + 1))
         linear = moved[..., 1:] / self.reach + np.eye(d, dtype=np.float32)
-        return _homogeneous(linear, moved[..., :1])
+        return homogeneous(linear, moved[..., 0])
 
 
 def _standardized(values: Any, weight: Any) -> tuple[Any, Any]:
@@ -181,25 +179,3 @@ def _standardized(values: Any, weight: Any) -> tuple[Any, Any]:
     scale = ops.sqrt(ops.sum(weight * centered * centered, axis=1, keepdims=True))
     scale = ops.maximum(scale, _FLAT)
     return centered / scale, scale
-
-
-def _shifted(image: Any, axis: int, by: int) -> Any:
-    """Image of which every voxel is its neighbor's; the outermost stay."""
-    count = ops.shape(image)[axis]
-    index = ops.clip(ops.arange(count) + by, 0, count - 1)
-    return ops.take(image, index, axis=axis)
-
-
-def _homogeneous(linear: Any, offset: Any) -> Any:
-    """Linear part `(batch, d, d)` and offset `(batch, d, 1)` as one matrix."""
-    d = linear.shape[-1]
-    rows = ops.concatenate([linear, offset], axis=-1)
-    last = np.eye(d + 1, dtype=np.float32)[None, d:]
-    return ops.concatenate([rows, ops.broadcast_to(last, (ops.shape(rows)[0], 1, d + 1))], axis=1)
-
-
-def _reversed_axes(matrix: Any) -> Any:
-    """(x, y, z) for (z, y, x), or back."""
-    d = matrix.shape[-1] - 1
-    order = [*range(d)[::-1], d]
-    return ops.take(ops.take(matrix, order, axis=1), order, axis=2)

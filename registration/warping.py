@@ -165,6 +165,25 @@ def determinant(rows: Sequence[Sequence[Any]]) -> Any:
     return a[0][0] * minor[0] - a[0][1] * minor[1] + a[0][2] * minor[2]
 
 
+def central_difference(image: Any, axis: int) -> Any:
+    """Central difference per voxel; at both ends half the step to the only neighbor.
+
+    Args:
+        image: Tensor of any shape.
+        axis: Axis of the tensor.
+
+    Returns:
+        Same shape, per voxel.
+    """
+
+    def part(first: int | None, last: int | None) -> Any:
+        return image[(slice(None),) * axis + (slice(first, last),)]
+
+    after = ops.concatenate([part(1, None), part(-1, None)], axis=axis)
+    before = ops.concatenate([part(None, 1), part(None, -1)], axis=axis)
+    return 0.5 * (after - before)
+
+
 def _difference(field: Any, axis: int) -> Any:
     """Derivative along an axis, per voxel, of the same shape.
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from registration.affine_tensors import reversed_axes
 from registration.layers.geometric_layer import GeometricLayer
 from registration.warping import voxel_indices
 
@@ -43,10 +44,8 @@ class AffineField(GeometricLayer):
         shape = ops.shape(fixed)[1:-1]
         d = len(self.spacing)
         spacing = np.array(self.spacing[::-1], np.float32)
-        reverse = list(range(d))[::-1]
-        # points in array axis order: reversing rows and columns swaps (x, y, z) for (z, y, x)
-        linear = ops.take(ops.take(matrix[:, :d, :d], reverse, axis=1), reverse, axis=2)
-        offset = ops.take(matrix[:, :d, d], reverse, axis=1)
+        matrix = reversed_axes(matrix)  # points in array axis order
+        linear, offset = matrix[:, :d, :d], matrix[:, :d, d]
         middle = (ops.stack([ops.cast(n, "float32") for n in shape]) - 1.0) / 2.0
         points = ops.reshape((voxel_indices(shape) - middle) * spacing, (1, -1, d))
         moved = ops.matmul(points, ops.transpose(linear, (0, 2, 1))) + offset[:, None]

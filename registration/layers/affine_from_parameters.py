@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from registration.affine_tensors import homogeneous
 from registration.layers.geometric_layer import GeometricLayer
 
 
@@ -86,10 +87,7 @@ class AffineFromParameters(GeometricLayer):
         linear = linear * scale[:, None, :]
         center = ops.convert_to_tensor(self.center_mm, dtype="float32")
         offset = translation + center - ops.matmul(linear, center[:, None])[..., 0]
-        top = ops.concatenate([linear, offset[..., None]], axis=-1)
-        last = ops.convert_to_tensor([0.0] * d + [1.0], dtype="float32")
-        bottom = ops.zeros_like(top[:, :1]) + last
-        return ops.concatenate([top, bottom], axis=1)
+        return homogeneous(linear, offset)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return (input_shape[0], self.dimension + 1, self.dimension + 1)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from registration.affine_tensors import homogeneous
 from registration.layers.geometric_layer import GeometricLayer
 from registration.warping import voxel_indices
 
@@ -105,9 +106,7 @@ class AffineFromVotes(GeometricLayer):
         center = ops.convert_to_tensor(self.center_mm, dtype="float32")[None, :, None]
         pivot = ops.transpose(mean_point, (0, 2, 1)) + center
         offset = pivot + ops.transpose(mean_move, (0, 2, 1)) - ops.matmul(linear, pivot)
-        last = ops.zeros_like(offset[:, :1, :])
-        row = ops.concatenate([ops.repeat(last, d, axis=2), last + 1.0], axis=2)
-        return ops.concatenate([ops.concatenate([linear, offset], axis=2), row], axis=1)
+        return homogeneous(linear, offset[..., 0])
 
     def compute_output_shape(self, votes_shape: Any, image_shape: Any) -> Any:
         return (votes_shape[0], self.parameter_count, self.parameter_count)

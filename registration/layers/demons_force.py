@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import ops
+from registration.warping import central_difference
 
 STRUCTURELESS = 0.05
 """Added to the squared gradient, in squared standard deviations of the images per voxel²: keeps
@@ -32,20 +32,9 @@ def demons_force(fixed: Any, moving: Any) -> list[Any]:
     """
     difference = fixed - moving
     mean = 0.5 * (fixed + moving)
-    gradient = [_derivative(mean, axis) for axis in range(1, len(mean.shape))]
+    gradient = [central_difference(mean, axis) for axis in range(1, len(mean.shape))]
     squared = difference * difference + STRUCTURELESS
     for component in gradient:
         squared = squared + component * component
     strength = difference / squared
     return [strength * component for component in gradient]
-
-
-def _derivative(image: Any, axis: int) -> Any:
-    """Central difference per voxel; at both ends half the step to the only neighbor."""
-
-    def part(first: int | None, last: int | None) -> Any:
-        return image[(slice(None),) * axis + (slice(first, last),)]
-
-    after = ops.concatenate([part(1, None), part(-1, None)], axis=axis)
-    before = ops.concatenate([part(None, 1), part(None, -1)], axis=axis)
-    return 0.5 * (after - before)
