@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,27 @@ from numpy.typing import NDArray
 from calcium.training_data import Batch, CropSampler
 from calcium.training_key import training_key
 
+LOGGER = logging.getLogger(__name__)
+
 SCORE_FLOOR = 1.0
 """Added to scores before the logarithm, so that zero is an ordinary value."""
 
 
 SHARE_FLOOR = 1e-5
 """Shares are kept this far from 0 and 1, where the logarithm has no end."""
+
+_LEAST_SHARE, _MOST_SHARE = 1e-30, 1.0 - 1e-6
+"""Attention of which a logit can be taken in float32; beyond, its gradient would be lost."""
+
+_LOGIT_LIMIT, _LOGIT_LEAK = 11.5, 0.1
+"""Logit beyond which a point says hardly more in the mean of its lesion, and its slope there. It
+must not be 0: a lesion that is missed with certainty would stay missed."""
+
+LEAST_RATE_FACTOR = 2.0**-6
+"""A training that diverges at this share of its learning rate is given up."""
+
+DIVERGED = 4.0
+"""Rise of the running loss over its least at which a training goes back to its last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +116,21 @@ def _lesion_loss(attention: Any, density: Any, labels: Any, scores: Any) -> Any:
     """Cross-entropy of the shares of lesions, predicted by their mean logits."""
     from keras import ops
 
-    share = ops.clip(attention, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
+    share = ops.clip(attention, _LEAST_SHARE, _MOST_SHARE)
     logit = ops.log(share) - ops.log(1.0 - share)
+    limited = ops.clip(logit, -_LOGIT_LIMIT, _LOGIT_LIMIT)
+    logit = limited + _LOGIT_LEAK * (logit - limited)
     flat = ops.reshape(labels, (-1,))
     weights = ops.where(flat > 0, ops.reshape(density, (-1,)), 0.0)
     count = ops.shape(scores)[0]
     possible = ops.segment_sum(weights, flat, num_segments=count)
     mean = ops.segment_sum(weights * ops.reshape(logit, (-1,)), flat, num_segments=count)
     certain = ops.maximum(possible, 1e-6)
+    mean = mean / certain
     weight = ops.log(1.0 + possible)
-    true = ops.clip(scores / certain, 0.0, 1.0)
-    error = _cross_entropy(ops.sigmoid(mean / certain), true)
+    true = ops.clip(scores / certain, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
+    # cross-entropy of logits, beyond that of the truth with itself
+    error = ops.softplus(mean) - true * mean - _entropy(true, true)
     return ops.sum(weight * error) / (ops.sum(weight) + 1.0)
 
 
@@ -159,7 +179,8 @@ def train_network(
         Path of the running mean of the weights at the last step; the network has it, too.
 
     Raises:
-        ValueError: If the checkpoint belongs to another network, other scans or settings.
+        ValueError: If the checkpoint belongs to another network, other scans or settings, or
+            the loss rises without end however small the steps.
     """
     import keras
     import tensorflow as tf
@@ -169,23 +190,25 @@ def train_network(
     optimizer.build(network.trainable_variables)
     mean = [w.copy() for w in network.get_weights()]
     state = _State(network, optimizer, mean, training_key(network, sampler, loss, options))
-    step = state.restore(folder / "checkpoint.npz")
+    checkpoint = folder / "checkpoint.npz"
+    step = state.restore(checkpoint)
     update = _update_function(tf, network, optimizer, loss)
     path = folder / "network.weights.h5"
-    running = 0.0
-    for batch in _prefetched(sampler, step, options.steps):
-        optimizer.learning_rate.assign(options.rate(step))
-        value = float(update(*_tensors(tf, batch)))
-        running = value if running == 0.0 else 0.98 * running + 0.02 * value
-        state.average(min(options.ema, (1 + step) / (10 + step)))
-        step += 1
-        last = step == options.steps
-        if step % options.evaluate_every == 0 or last:
-            found = _evaluate(network, state.mean, evaluate, step)
-            _append_row(folder / "curve.csv", {"step": step, "loss": running, **found})
-        if step % options.checkpoint_every == 0 or last:
-            state.save(folder / "checkpoint.npz", step)
-            _save_weights(network, state.mean, path)
+    while step < options.steps:
+        stop = min(step - step % options.checkpoint_every + options.checkpoint_every, options.steps)
+        for batch in _prefetched(sampler, step, stop):
+            optimizer.learning_rate.assign(state.rate_factor * options.rate(step))
+            state.watch(float(update(*_tensors(tf, batch))))
+            state.average(min(options.ema, (1 + step) / (10 + step)))
+            step += 1
+            if step % options.evaluate_every == 0 or step == options.steps:
+                found = _evaluate(network, state.mean, evaluate, step)
+                _append_row(folder / "curve.csv", {"step": step, "loss": state.running, **found})
+        if state.has_diverged and checkpoint.exists():
+            step = _gone_back(state, checkpoint, step)
+            continue
+        state.save(checkpoint, step)
+        _save_weights(network, state.mean, path)
     # a training killed right after its last checkpoint has none yet, or those of earlier steps
     _save_weights(network, state.mean, path)
     network.load_weights(path)
@@ -204,8 +227,28 @@ def _prefetched(sampler: CropSampler, first: int, last: int) -> Iterator[Batch]:
             yield batch
 
 
+def _gone_back(state: _State, checkpoint: Path, step: int) -> int:
+    """Put a diverged training where it was at its last checkpoint, to go on at half the rate."""
+    factor = 0.5 * state.rate_factor
+    if factor < LEAST_RATE_FACTOR:
+        raise ValueError(
+            f"the training in {checkpoint.parent} diverges before step {step} at any learning rate"
+        )
+    before = state.restore(checkpoint)
+    state.rate_factor = factor
+    LOGGER.warning(
+        "the loss rose many times over before step %d: going on from step %d at %g of the rate",
+        step,
+        before,
+        factor,
+    )
+    # the factor must outlive a kill, or a resumed training would go another way
+    state.save(checkpoint, before)
+    return before
+
+
 class _State:
-    """Weights, optimizer and running mean, as one file."""
+    """Weights, optimizer, running mean and loss, as one file."""
 
     def __init__(
         self, network: Any, optimizer: Any, mean: list[NDArray[np.float32]], key: str
@@ -214,6 +257,18 @@ class _State:
         self.optimizer = optimizer
         self.mean = mean
         self.key = key
+        self.running = 0.0
+        self.least = float("inf")
+        self.rate_factor = 1.0
+
+    def watch(self, loss: float) -> None:
+        """Keep a running mean of the loss of fifty steps; a loss that is no number stays one."""
+        self.running = loss if self.running == 0.0 else 0.98 * self.running + 0.02 * loss
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the loss has risen far above what it was at the best checkpoint."""
+        return not self.running <= DIVERGED * self.least
 
     def average(self, decay: float) -> None:
         for kept, weight in zip(self.mean, self.network.get_weights(), strict=True):
@@ -223,8 +278,10 @@ class _State:
         arrays = {f"w{i:03d}": w for i, w in enumerate(self.network.get_weights())}
         arrays |= {f"m{i:03d}": w for i, w in enumerate(self.mean)}
         arrays |= {f"o{i:03d}": np.asarray(v) for i, v in enumerate(self.optimizer.variables)}
+        self.least = min(self.least, self.running)
+        facts = np.array([self.running, self.least, self.rate_factor])
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, step=step, key=np.array(self.key), **arrays)
+        np.savez(partial, step=step, key=np.array(self.key), facts=facts, **arrays)
         os.replace(partial, path)
 
     def restore(self, path: Path) -> int:
@@ -232,13 +289,14 @@ class _State:
             return 0
         with np.load(path, allow_pickle=False) as data:
             # checkpoints of earlier versions have no key, and nobody knows what they belong to
-            if "key" not in data.files or str(data["key"]) != self.key:
+            if not {"key", "facts"} <= set(data.files) or str(data["key"]) != self.key:
                 raise ValueError(
                     f"{path} belongs to another training: network, scans and settings must be "
                     "those it was begun with. Give this training a folder of its own (--work), "
                     f"or delete {path.parent}"
                 )
-            arrays = sorted(set(data.files) - {"key", "step"})
+            self.running, self.least, self.rate_factor = data["facts"].tolist()
+            arrays = sorted(set(data.files) - {"key", "step", "facts"})
             read = {key: [data[k] for k in arrays if k[0] == key] for key in "wmo"}
             step = int(data["step"])
         self.network.set_weights(read["w"])
@@ -309,11 +367,17 @@ def _cross_entropy(predicted: Any, true: Any) -> Any:
     """Cross-entropy of shares beyond that of the truth with itself, at least 0."""
     from keras import ops
 
-    def entropy(share: Any) -> Any:
-        p = ops.clip(share, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
-        return -(true * ops.log(p) + (1.0 - true) * ops.log(1.0 - p))
+    low, high = SHARE_FLOOR, 1.0 - SHARE_FLOOR
+    return _entropy(ops.clip(predicted, low, high), true) - _entropy(
+        ops.clip(true, low, high), true
+    )
 
-    return entropy(predicted) - entropy(true)
+
+def _entropy(share: Any, true: Any) -> Any:
+    """Cross-entropy of a share and the true one."""
+    from keras import ops
+
+    return -(true * ops.log(share) + (1.0 - true) * ops.log(1.0 - share))
 
 
 def _huber(error: Any, threshold: float = 1.0) -> Any:

@@ -24,6 +24,7 @@ SCANS_OPTIONS = (
     "phantom_share",
     "validation_phantoms",
     "steps",
+    "learning_rate",
     "hold_out",
     "workers",
 )
@@ -116,6 +117,12 @@ def _widths(text: str | None) -> tuple[int, ...] | None:
     help="Further phantoms, to which the counting rule is fitted.",
 )
 @click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Peak of the schedule. Long trainings of large networks want a lower one.  [default: "
+    "0.002, plain 0.001]",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=20261123, show_default=True)
 @click.option(
     "--hold-out",
@@ -148,6 +155,7 @@ def command(
     phantom_share: float | None,
     validation_phantoms: int,
     steps: int,
+    learning_rate: float | None,
     seed: int,
     hold_out: tuple[str, ...],
     workers: int,
@@ -175,14 +183,14 @@ def command(
         _refuse_given(ctx, ("members",), "with --network additive alone")
     _refuse_other_folders(out)
 
-    from pipelines.scoring_training import ScoringRecipe
+    from pipelines.scoring_training import LEARNING_RATES, ScoringRecipe
 
     _report_progress()
     recipe = ScoringRecipe(
         network=network,
         members=members if network == "additive" else 1,
         widths=widths or WIDTHS[network],
-        learning_rate=2e-3 if network == "additive" else 1e-3,  # see `slice_regression`
+        learning_rate=learning_rate or LEARNING_RATES[network],
         simulated=simulated,
         phantoms=phantoms,
         phantom_share=phantom_share,

@@ -49,6 +49,10 @@ JOINED_NAME = "joined.weights.h5"
 """Weights of all members in one file."""
 
 
+LEARNING_RATES = {"additive": 2e-3, "plain": 1e-3}
+"""Peak of the schedule by network; of the plain one see `slice_regression`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoringRecipe:
     """Everything that decides the weights, besides the scans.
@@ -100,6 +104,8 @@ class ScoringRecipe:
         }
         if self.phantom_share is not None:
             settings["phantom-share"] = self.phantom_share
+        if self.learning_rate != LEARNING_RATES[self.network]:
+            settings["learning-rate"] = self.learning_rate
         parts = ["calcium-score train scoring SCANS --out MODEL --annotations FOLDER"]
         parts += [f"--{name} {value}" for name, value in settings.items()]
         parts += [f"--hold-out {name}" for name in self.hold_out]

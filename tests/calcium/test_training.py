@@ -164,6 +164,67 @@ def test_the_loss_of_a_lesion_is_that_of_its_mean_logit():
     assert got == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_lesion_that_is_missed_with_certainty_can_still_be_learnt():
+    import tensorflow as tf
+
+    density = np.ones((1, 4, 4), np.float32)
+    labels, scores = np.ones((1, 4, 4), np.int32), np.array([0.0, 16.0], np.float32)
+    for certain in (-15.0, -60.0):
+        logit = tf.Variable(np.full((1, 4, 4, 1), certain, np.float32))
+        with tf.GradientTape() as tape:
+            loss = attention_loss(tf.sigmoid(logit), density, (), (labels, scores))
+        gradient = tape.gradient(loss, logit)
+        assert (np.asarray(gradient) < -1e-3).all()
+
+
+def test_a_training_that_diverges_goes_back_and_on_at_half_the_rate(tmp_path, caplog):
+    import tensorflow as tf
+
+    scans = [lattice_scan(labeled(), HEART)]
+    rates = []
+
+    factor = tf.Variable(1.0)
+
+    def loss(*arguments):
+        return factor * attention_loss(*arguments)
+
+    class Watched(_State):
+        def watch(self, value):
+            super().watch(value)
+            rates.append(float(self.optimizer.learning_rate.numpy()))
+            factor.assign(1000.0 if len(rates) in (8, 9) else 1.0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("calcium.training._State", Watched)
+        train_network(
+            build_network("additive", (4, 6)),
+            CropSampler(scans, seed=2, batch_size=2),
+            loss,
+            tmp_path,
+            TrainingOptions(
+                steps=15, learning_rate=1e-3, warm_up=1, checkpoint_every=5, evaluate_every=15
+            ),
+        )
+    # ten steps, back to the fifth, and the last ten
+    assert len(rates) == 20
+    np.testing.assert_allclose(rates[10:15], 0.5 * np.array(rates[5:10]), rtol=1e-6)
+    assert "going on from step 5 at 0.5 of the rate" in caplog.text
+
+
+def test_a_training_that_always_diverges_is_given_up(tmp_path):
+    scans = [lattice_scan(labeled(), HEART)]
+
+    class Diverging(_State):
+        @property
+        def has_diverged(self):
+            return True
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("calcium.training._State", Diverging)
+        with pytest.raises(ValueError, match=r"diverges before step 10 at any learning rate"):
+            short_training(tmp_path, scans, steps=15, checkpoint_every=5)
+
+
 def test_lesions_of_a_batch_carry_the_scores_of_their_points():
     scans = [lattice_scan(labeled(s), HEART) for s in (0, 1)]
     batch = CropSampler(scans, seed=4, batch_size=5).batch(2)

@@ -151,6 +151,7 @@ def test_settings_of_the_command_reach_the_recipe_and_its_record(
     assert invoke(*common).exit_code == 0
     assert invoke(*common, "--network", "plain").exit_code == 0
     changed = ["--widths", "16,32,64", "--phantom-share", 0.5, "--phantoms", 600]
+    changed += ["--learning-rate", 0.001]
     assert invoke(*common, *changed).exit_code == 0
     default, plain, other = recipes
     assert default.widths == (12, 24, 40, 56)
@@ -158,8 +159,11 @@ def test_settings_of_the_command_reach_the_recipe_and_its_record(
     assert plain.widths == (12, 16, 24, 32, 48)
     assert other.widths == (16, 32, 64)
     assert other.phantom_share == 0.5
-    for words in ("--widths 16,32,64", "--phantom-share 0.5", "--phantoms 600"):
+    assert (default.learning_rate, plain.learning_rate, other.learning_rate) == (2e-3, 1e-3, 1e-3)
+    told = ("--widths 16,32,64", "--phantom-share 0.5", "--phantoms 600", "--learning-rate 0.001")
+    for words in told:
         assert words in other.command
+    assert "--learning-rate" not in default.command + plain.command
     assert "--phantom-share" not in default.command
 
 
