@@ -219,12 +219,13 @@ class AtlasBuilder:
             over = verdict.is_over(stage, self.settings, change(before, mean))
         else:
             at_most = verdict.rounds >= stage.rounds
-            step = 1.0 if at_most else self.settings.shape_step
-            variant, drift = self._update.shape(number, averaged, step, grid)
+            # every round of a trained registration starts anew: it has no displacement to keep
+            step = 1.0 if at_most or stage.trained else self.settings.shape_step
+            variant, drift = self._update.shape(number, averaged, step, grid, stage)
             mean = self._averaged(number, variant, grid, averaged)
             over = verdict.is_over(stage, self.settings, change(before, mean))
             if over and step < 1.0:  # a stage ends in the mean shape, all of it
-                variant, drift = self._update.shape(number, averaged, 1.0, grid)
+                variant, drift = self._update.shape(number, averaged, 1.0, grid, stage)
                 mean = self._averaged(number, variant, grid, averaged)
         changed = change(before, mean)
         write_mean(mean, self.work.mean(number))
@@ -274,7 +275,9 @@ class AtlasBuilder:
             write_subject_transform(failed, item.out)
 
     def _trained(self, number: int, stage_number: int, stage: Stage) -> Path | None:
-        """The network of a round, trained on whoever was averaged in the last one."""
+        """The network of a round, trained on whoever was averaged in the last one, or before."""
+        if stage.trained:
+            return self.work.registration
         if stage.kind != "deformable" or self.settings.method != "network":
             return None
         folder = self.work.round(number) / "network"

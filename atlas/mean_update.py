@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from atlas.affine_mean import drift_correction
 from atlas.atlas_mean import AtlasMean
 from atlas.quality import principal_rotation
-from atlas.settings import AtlasSettings
+from atlas.settings import AtlasSettings, Stage
 from atlas.subject_transform import (
     SubjectTransform,
     Warp,
@@ -21,6 +21,10 @@ from atlas.subject_transform import (
 from atlas.work_folder import WorkFolder
 from registration.geometry import Ellipsoid, ImageGrid, transform_points
 from registration.transforms_dense import displacement_field_mm
+
+TRAINED_CORRECTIONS = 3
+"""How often the rest of the mean displacement is taken out where all of it is of one round: that
+of a trained registration is larger than what the last, short steps of a stage leave."""
 
 
 class AtlasError(RuntimeError):
@@ -82,7 +86,7 @@ class MeanUpdate:
         return float(np.linalg.norm(transform_points(back, corners) - corners, axis=-1).mean())
 
     def shape(
-        self, number: int, averaged: Sequence[str], step: float, grid: ImageGrid
+        self, number: int, averaged: Sequence[str], step: float, grid: ImageGrid, stage: Stage
     ) -> tuple[str, float]:
         """Take a share of the mean displacement out of every transform.
 
@@ -108,12 +112,15 @@ class MeanUpdate:
         mean = total.scaled(1.0 / len(averaged))
         update = mean.scaled(-step)
         if step == 1.0:
-            update = self._without_rest(number, averaged, update, grid)
+            for _ in range(TRAINED_CORRECTIONS if stage.trained else 1):
+                update = self._without_rest(number, averaged, update, grid)
         for name in self.subjects:
             found = read_subject_transform(self.work.found(number, name))
             kept = SubjectTransform(found.matrix, (*found.warps, update), found.facts)
             write_subject_transform(kept, self.work.kept(number, variant, name))
-        points = mean.parameters.reshape(3, -1)
+        # of a trained registration all warps are of this round, and their mean is the update's
+        told = update if stage.trained else mean
+        points = told.parameters.reshape(3, -1)
         return variant, float(np.linalg.norm(points, axis=0).mean())
 
     def _without_rest(

@@ -146,6 +146,14 @@ def compared_mean(path: Path, shrink: int = 1) -> ComparedMean:
 
 
 @lru_cache(maxsize=2)
+def plain_mean(path: Path) -> sitk.Image:
+    """The mean of a file on the registration grid with its own values, HU or scaled."""
+    mean = _mean(path)
+    grid = registration_grid(mean.grid)
+    return grid.to_image(on_grid(mean.image(), grid))
+
+
+@lru_cache(maxsize=2)
 def judged_mean(path: Path, region: Ellipsoid | None) -> ComparedMean:
     """The mean of a file where a result is judged by it."""
     mean = compared_mean(path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from atlas.averaging import AverageKind
 from atlas.member import Modality
 
-MethodName = Literal["gradient", "network", "elastix"]
+MethodName = Literal["gradient", "network", "trained", "elastix"]
 StageKind = Literal["rigid", "affine", "deformable"]
 Pose = Literal["scanner", "principal"]
 
@@ -30,6 +31,8 @@ class Stage:
         shrink: Voxels of the registration grid per voxel at which images are compared: what
             moves coarsely is seen well enough coarsely, eight times faster.
         focused: Compare only what the tight scans of a mixed cohort show.
+        trained: Take all control points from one pass of a trained registration, which also
+            decides their distance, and only then take steps; deformable stages only.
     """
 
     kind: StageKind
@@ -39,19 +42,26 @@ class Stage:
     warm_steps: int = 0
     shrink: int = 1
     focused: bool = False
+    trained: bool = False
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"a stage needs at least one round. Received: {self.rounds}")
-        if (self.kind == "deformable") != (self.control_point_spacing_vox > 0):
+        needs_spacing = self.kind == "deformable" and not self.trained
+        if needs_spacing != (self.control_point_spacing_vox > 0):
             raise ValueError(
-                "control_point_spacing_vox belongs to deformable stages, and they need it. "
-                f"Received: {self.control_point_spacing_vox} for {self.kind!r}"
+                "control_point_spacing_vox belongs to deformable stages, and they need it, unless "
+                "a trained registration has its own. "
+                f"Received: {self.control_point_spacing_vox} for {self.name!r}"
             )
+        if self.trained and self.kind != "deformable":
+            raise ValueError(f"trained belongs to deformable stages. Received: {self.kind!r}")
 
     @property
     def name(self) -> str:
         """Name for tables."""
+        if self.trained:
+            return "deformable, trained and refined" if self.steps else "deformable, trained"
         if self.kind == "deformable":
             return f"deformable, {self.control_point_spacing_vox:g} voxels"
         return f"{self.kind}, focused" if self.focused else self.kind
@@ -74,10 +84,21 @@ CT_STAGES = (
 )
 """The same for CT: where tight cardiac scans are among chests, affine maps end on the heart."""
 
+TRAINED_STAGES = (
+    Stage("deformable", 1, trained=True),
+    Stage("deformable", 1, steps=15, trained=True),
+)
+"""One pass of trained networks on every subject, and a second one to the mean of the first, whose
+last control points then take some steps: networks alone are biased towards pairs of subjects."""
 
-def default_stages(modality: Modality) -> tuple[Stage, ...]:
-    """Stages for a kind of images."""
-    return CT_STAGES if modality == "ct" else DEFAULT_STAGES
+
+def default_stages(modality: Modality, method: MethodName = "gradient") -> tuple[Stage, ...]:
+    """Stages for a kind of images and what finds their deformations."""
+    stages = CT_STAGES if modality == "ct" else DEFAULT_STAGES
+    if method != "trained":
+        return stages
+    before = (stage for stage in stages if stage.kind != "deformable")
+    return (*before, *TRAINED_STAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +111,8 @@ class AtlasSettings:
         start: `"mean"` of the subjects laid middle on middle, `"medoid"` for the subject most
             like the others, or the id of a subject.
         method: What finds the deformable stages: `"gradient"` steps on each subject,
-            a `"network"` trained on the cohort, or `"elastix"`.
+            a `"network"` trained on the cohort, a registration `"trained"` before on images
+            like these, or `"elastix"`.
         stages: Rounds and degrees of freedom, in order.
         average: How the moved subjects are averaged.
         shape_step: Share of the mean displacement that a deformable round takes out of the
@@ -107,6 +129,8 @@ class AtlasSettings:
         network_steps: Training steps of the network in every round; the first takes three
             times as many.
         seed: Of the split and of networks.
+        registration_sha256: Digest of the description of the trained registration, for that
+            method; empty for the others.
     """
 
     modality: Modality
@@ -124,6 +148,7 @@ class AtlasSettings:
     bending_weight: float = 0.02
     network_steps: int = 150
     seed: int = 0
+    registration_sha256: str = ""
 
     def __post_init__(self) -> None:
         if not self.spacing_mm > 0:
@@ -142,6 +167,19 @@ class AtlasSettings:
             raise ValueError(
                 f"stages must go from rigid to affine to deformable. Received: {kinds}"
             )
+
+        trained = self.method == "trained"
+        if any(s.trained != trained for s in self.stages if s.kind == "deformable"):
+            raise ValueError(
+                "trained stages belong to the method of that name. "
+                f"Received: {self.method!r} with {[stage.name for stage in self.stages]}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AtlasSettings:
+        """Inverse of `to_dict`; what is left out takes its default."""
+        stages = tuple(Stage(**stage) for stage in values["stages"])
+        return cls(**{**values, "stages": stages})
 
     @property
     def most_rounds(self) -> int:

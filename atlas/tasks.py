@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atlas.atlas_mean import PLANES, middle_planes
 from atlas.averaging import UNCOVERED, move_member, write_moved
-from atlas.dense_deformation import deformation_field_vox, dense_transform, warp_field_vox
+from atlas.dense_deformation import deformation_field_vox, dense_transform
 from atlas.member import Member, read_member
 from atlas.network_method import register_by_network, train_network
 from atlas.registration_methods import (
@@ -37,6 +37,7 @@ from atlas.subject_transform import (
     read_subject_transform,
     write_subject_transform,
 )
+from atlas.trained_method import register_by_trained
 from registration.atomic_files import placing
 from registration.geometry import ImageGrid, affine_transform
 from registration.metrics import folding_fraction, jacobian_determinant
@@ -68,7 +69,8 @@ class RegisterTask:
         regions: Where images are compared.
         settings: Of the build.
         is_first: Whether this is the first registration of all.
-        network: Trained network of the round, for that method.
+        network: Folder of the network trained in this round, or of the registration that was
+            trained before, for these methods.
     """
 
     subject_id: str
@@ -151,7 +153,9 @@ def register(task: RegisterTask) -> None:
     ncc, covered = similarity(mean, member, dense_transform(found, mean.grid))
     folding = 0.0
     if found.warps:
-        field = warp_field_vox(found.warps[-1], mean.grid)
+        # what earlier stages found was judged in their rounds; of a trained one all is new
+        own = found if task.stage.trained else replace(found, warps=found.warps[-1:])
+        field = deformation_field_vox(own, mean.grid)
         folding = folding_fraction(jacobian_determinant(field, spacing=(1.0, 1.0, 1.0)))
     facts = {
         "similarity": ncc,
@@ -260,6 +264,17 @@ def _registered(task: RegisterTask, before: SubjectTransform) -> SubjectTransfor
         if task.is_first and task.regions.tight is not None and not member.volume.wide:
             starts = starts_around(before.matrix, task.regions.tight.radii_mm)
         return register_affine(task.mean, member, starts, task.stage, task.regions)
+    if task.stage.trained:
+        assert task.network is not None
+        warps = register_by_trained(
+            task.network,
+            task.mean,
+            member,
+            before.matrix,
+            steps=task.stage.steps,
+            bending_weight=task.settings.bending_weight,
+        )
+        return SubjectTransform(before.matrix, warps)
     mean = compared_mean(task.mean, task.stage.shrink)
     frozen, start = earlier_stages(before, task.stage_number)
     stage, weight = task.stage, task.settings.bending_weight

@@ -32,6 +32,11 @@ class WorkFolder:
         """Why a subject could not be prepared."""
         return self.root / "members" / f"{subject_id}.refused.json"
 
+    @property
+    def registration(self) -> Path:
+        """Copy of the trained registration that a build goes by, if it does."""
+        return self.root / "registration"
+
     def round(self, number: int) -> Path:
         """Folder of a round; 0 is the start reference."""
         return self.root / "rounds" / f"{number:02d}"

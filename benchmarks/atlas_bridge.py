@@ -4,9 +4,10 @@
 
 `FOLDER` holds `images/` and `labels/` with NIfTI files of the same names; labels are 1 anterior
 and 2 posterior. The atlas is built from subjects of the training part of `hippocampus.py`; the
-test subjects are held out: registered to the atlas, but never averaged. Every test subject is
-once the fixed and once the moving one, in a ring. Seconds of the atlas and of ANTs are those of the
-whole construction per subject; those of elastix are per pair.
+test subjects are held out: registered to the atlas, but never averaged. `atlas-trained` goes by
+networks that were trained before on the whole training part (`--model`, by default those that
+ship). Every test subject is once the fixed and once the moving one, in a ring. Seconds of the atlas
+and of ANTs are those of the whole construction per subject; those of elastix are per pair.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import csv
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
     from registration_pairs import LabeledPair
 
-METHODS = ("none", "elastix", "atlas", "ants")
+METHODS = ("none", "elastix", "atlas", "atlas-trained", "ants")
+
+REGISTRATION = Path(__file__).resolve().parent.parent / "registration" / "models" / "hippocampus"
 
 ANTS_ROUNDS = 3
 """Iterations of ANTs' template construction."""
@@ -59,6 +63,9 @@ def main() -> None:
         "none": lambda: _direct(pairs, None),
         "elastix": lambda: _direct(pairs, options.threads),
         "atlas": lambda: _through_atlas(options.data, options.out, training, test, pairs),
+        "atlas-trained": lambda: _through_atlas(
+            options.data, options.out, training, test, pairs, options.model or REGISTRATION
+        ),
         "ants": lambda: _through_ants(options.data, options.out, training, test, pairs),
     }
     notes = [f"{len(training)} subjects averaged, {len(test)} held out, {len(pairs)} pairs."]
@@ -98,15 +105,25 @@ def _through_atlas(
     training: Sequence[str],
     test: Sequence[str],
     pairs: Sequence[LabeledPair],
+    registration: Path | None = None,
 ) -> Transforms:
     """Moving labels to the atlas, and from there to the fixed subject."""
     import SimpleITK as sitk
 
-    from atlas.settings import AtlasSettings
+    from atlas.settings import AtlasSettings, default_stages
+    from atlas.trained_method import check_registration
     from pipelines.atlas_build import AtlasExecution, build_atlas
     from pipelines.atlas_cohort import read_entries
 
-    folder = out / "atlas"
+    folder = out / ("atlas" if registration is None else "atlas-trained")
+    settings = AtlasSettings(modality="other", spacing_mm=1.0)
+    if registration is not None:
+        settings = replace(
+            settings,
+            method="trained",
+            stages=default_stages("other", "trained"),
+            registration_sha256=check_registration(registration),
+        )
     folder.mkdir(parents=True, exist_ok=True)
     table = _centered_cohort(data, out / "images", [*training, *test])
     parts = [(name.split(".")[0], "training") for name in training]
@@ -117,8 +134,9 @@ def _through_atlas(
     build_atlas(
         read_entries(table),
         folder,
-        AtlasSettings(modality="other", spacing_mm=1.0),
+        settings,
         AtlasExecution(report=lambda line: print(line, file=sys.stderr, flush=True)),
+        registration=registration,
     )
     seconds = (time.perf_counter() - start) / len(parts)
     found = {}

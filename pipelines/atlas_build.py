@@ -22,6 +22,7 @@ from atlas.results import (
 )
 from atlas.settings import AtlasSettings
 from atlas.subjects import held_out_ids
+from atlas.trained_method import copy_registration
 from atlas.work_folder import WORK_NAME, WorkFolder
 from pipelines.atlas_cohort import CohortEntry, PrepareTask, prepare, read_refusal
 from pipelines.atlas_continuation import (
@@ -43,8 +44,10 @@ from pipelines.atlas_report import REPORT_NAME, write_report
 from pipelines.log_file import LOGGER, logging_to
 from pipelines.output_lock import locked
 from pipelines.single_thread import SINGLE_THREAD
+from pipelines.tensorflow_start import prefer_kernels
 from pipelines.workers import Work, connected
 from registration.atomic_files import remove_parts, write_atomically
+from registration.registration_folder import read_registration
 
 LOG_NAME = "atlas.log"
 OWN_FOLDERS = ("transforms", "jacobians", "labels", WORK_NAME)
@@ -84,6 +87,7 @@ def build_atlas(
     execution: AtlasExecution,
     *,
     continuation: Continuation | None = None,
+    registration: Path | None = None,
 ) -> AtlasSummary:
     """Build an atlas, or go on with one that was interrupted.
 
@@ -93,6 +97,8 @@ def build_atlas(
         settings: What decides the atlas.
         execution: How the work is done.
         continuation: Atlas to go on from, whose subjects are among the entries.
+        registration: Folder of the trained registration, for that method; by default the one
+            that the continued atlas went by.
 
     Raises:
         AtlasError: If too few subjects can be used or fit each other.
@@ -115,6 +121,12 @@ def build_atlas(
             return atlas_summary(finished)
         if continuation is not None:
             take_members(continuation, work)
+            registration = registration or WorkFolder(continuation.folder / WORK_NAME).registration
+        if settings.method == "trained":
+            if registration is None:
+                raise ValueError("the method 'trained' needs a registration. Received: none")
+            copy_registration(registration, work.registration)
+            prefer_kernels(read_registration(work.registration).get("registration"))
         with _spreading(execution) as spread:
             usable, refused = _prepared(entries, work, settings, spread, execution)
             split = out if continuation is None else with_split_of(continuation.folder, out)

@@ -59,11 +59,8 @@ def read_continuation(folder: Path) -> tuple[Continuation, AtlasSettings]:
             f"{folder} must hold a finished atlas with its working files (--keep work). "
             "Build it again, or finish it by its own command."
         )
-    from atlas.settings import Stage
-
-    values = json.loads((work.root / SETTINGS_NAME).read_text(encoding="utf-8"))["settings"]
-    values["stages"] = tuple(Stage(**stage) for stage in values["stages"])
-    settings = AtlasSettings(**values)
+    written = json.loads((work.root / SETTINGS_NAME).read_text(encoding="utf-8"))
+    settings = AtlasSettings.from_dict(written["settings"])
     cohort = json.loads((work.root / COHORT_NAME).read_text(encoding="utf-8"))
     entries = tuple(_entry_from(row) for row in cohort)
     lost = [entry.subject.subject_id for entry in entries if not _is_prepared(work, entry)]
@@ -155,7 +152,7 @@ def claim_folder(
     }
     path = work.root / SETTINGS_NAME
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != wanted:
+        if _claimed(path) != wanted:
             raise OtherBuildError(
                 "the folder holds an atlas of another cohort, or with other settings; choose "
                 "another folder, or --fresh to begin anew"
@@ -171,6 +168,13 @@ def claim_folder(
     write_atomically(work.root / COHORT_NAME, json.dumps(rows, indent=1) + "\n")
     # last, as it declares the folder claimed
     write_atomically(path, json.dumps(wanted, indent=1) + "\n")
+
+
+def _claimed(path: Path) -> dict[str, Any]:
+    """What a folder is claimed for; settings that an earlier version did not have are defaults."""
+    claimed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    settings = AtlasSettings.from_dict(claimed["settings"])
+    return {**claimed, "settings": json.loads(json.dumps(settings.to_dict()))}
 
 
 def drop_working_files(work: WorkFolder) -> None:

@@ -82,10 +82,15 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option(
     "--method",
-    type=click.Choice(["gradient", "network", "elastix"]),
+    type=click.Choice(["gradient", "network", "trained", "elastix"]),
     default="gradient",
     show_default=True,
     help="What finds the deformable stages.",
+)
+@click.option(
+    "--registration",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of `train registration` on images like these, for --method trained.",
 )
 @click.option(
     "--only",
@@ -161,20 +166,22 @@ def build(ctx: click.Context, /, cohort: Path, out: Path, **chosen: Any) -> None
     from pipelines.atlas_cohort import find_modality, find_spacing_mm, read_entries
 
     execution = _execution(chosen)
+    digest = _registration_digest(chosen)
     try:
         entries = read_entries(cohort, exclude=[out])
         modality = chosen["modality"]
         modality = find_modality(entries) if modality == "auto" else modality
         spacing = chosen["spacing"] or find_spacing_mm(entries, modality)
-        settings = _settings(modality, spacing, chosen)
     except (ValueError, OSError) as error:
         raise click.BadParameter(f"{error}.", param_hint="COHORT") from error
+    settings = _settings(modality, spacing, digest, chosen)
     click.echo(
         f"{len(entries)} subjects, {'CT' if modality == 'ct' else 'not CT'}, "
         f"voxels of {spacing:g} mm, at most {settings.most_rounds} rounds",
         err=True,
     )
-    _finish(ctx, _run(entries, out, settings, execution, None), out)
+    summary = _run(entries, out, settings, execution, None, chosen["registration"])
+    _finish(ctx, summary, out)
 
 
 @command.command("refine")
@@ -234,14 +241,33 @@ def _execution(chosen: dict[str, Any]) -> AtlasExecution:
     )
 
 
-def _settings(modality: Any, spacing: float, chosen: dict[str, Any]) -> AtlasSettings:
+def _registration_digest(chosen: dict[str, Any]) -> str:
+    """Digest of the trained registration, if the method needs one."""
+    folder = chosen["registration"]
+    if (folder is None) == (chosen["method"] == "trained"):
+        raise click.UsageError("--method trained needs --registration; other methods have none.")
+    if folder is None:
+        return ""
+    from atlas.trained_method import check_registration
+
+    try:
+        return check_registration(folder)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="--registration") from error
+
+
+def _settings(
+    modality: Any, spacing: float, registration_sha256: str, chosen: dict[str, Any]
+) -> AtlasSettings:
     from dataclasses import replace
 
     from atlas.settings import AtlasSettings, default_stages
 
     kinds = ("rigid", "affine", "deformable")
     wanted = kinds[: kinds.index(chosen["only"]) + 1]
-    stages = tuple(stage for stage in default_stages(modality) if stage.kind in wanted)
+    stages = tuple(
+        stage for stage in default_stages(modality, chosen["method"]) if stage.kind in wanted
+    )
     if chosen["rounds"]:
         stages = tuple(
             stage if stage.kind == "rigid" else replace(stage, rounds=chosen["rounds"])
@@ -260,6 +286,7 @@ def _settings(modality: Any, spacing: float, chosen: dict[str, Any]) -> AtlasSet
         tolerance=chosen["tolerance"],
         held_out_share=chosen["hold_out"],
         seed=chosen["seed"],
+        registration_sha256=registration_sha256,
     )
 
 
@@ -269,6 +296,7 @@ def _run(
     settings: AtlasSettings,
     execution: AtlasExecution,
     continuation: Continuation | None,
+    registration: Path | None = None,
 ) -> AtlasSummary:
     """Build with a bar on stderr for the round at work; errors in a user's words."""
     from dataclasses import replace
@@ -296,6 +324,7 @@ def _run(
                 settings,
                 replace(execution, on_progress=on_progress),
                 continuation=continuation,
+                registration=registration,
             )
     except (OtherBuildError, OutputInUseError) as error:
         raise click.BadParameter(f"{error}.", param_hint="--out") from error

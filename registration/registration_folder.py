@@ -117,6 +117,7 @@ def load_registration(
     refinement: RefinementOptions | None = None,
     passes: int | None = None,
     affine_steps: int | None = None,
+    deformable_only: bool = False,
 ) -> NetworkRegistrar:
     """Registrar of a folder, its weights verified.
 
@@ -127,6 +128,8 @@ def load_registration(
             away from what they found.
         passes: How often every deformable stage looks at the pair; as the folder says by default.
         affine_steps: Gauss-Newton steps on the pair after an affine stage; likewise.
+        deformable_only: Leave affine stages out and take images as they lie, for pairs that an
+            affine transform has brought together already.
 
     Raises:
         RegistrationFolderError: If description or weights are missing, changed, or do not fit.
@@ -161,7 +164,14 @@ def load_registration(
         config = config.in_passes(passes)
     if affine_steps is not None:
         config = config.with_affine_steps(affine_steps)
-    network = registration_of(network.stages, config)
+    networks = network.stages
+    if deformable_only:
+        deformable = config.deformable_only()
+        networks = [
+            n for n, s in zip(networks, config.stages, strict=True) if s in deformable.stages
+        ]
+        config = deformable
+    network = registration_of(networks, config)
     if refinement is not None and refinement.objective is None:
         refinement = replace(refinement, objective=trained_similarity(description))
     return NetworkRegistrar(

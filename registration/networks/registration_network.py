@@ -130,6 +130,17 @@ class RegistrationConfig:
         )
         return replace(self, stages=stages)
 
+    def deformable_only(self) -> RegistrationConfig:
+        """The deformable stages alone, of images as they lie.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        stages = tuple(stage for stage in self.stages if isinstance(stage, DeformableConfig))
+        if not stages:
+            raise ValueError("there must be a deformable stage. Received: affine ones alone")
+        return replace(self, stages=stages, initialization="identity")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         kinds = {AffineConfig: "affine", DeformableConfig: "deformable"}

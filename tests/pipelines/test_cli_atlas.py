@@ -15,6 +15,9 @@ from click.testing import CliRunner
 
 from pipelines import atlas_build
 from pipelines.cli import main
+from registration.networks.deformable_network import DeformableConfig
+from registration.networks.registration_network import RegistrationConfig, build_registration
+from registration.registration_folder import save_registration
 from tests.atlas.blob import cohort, known_maps, oblique_grid, subject
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -237,11 +240,48 @@ def test_refine_refuses_other_people_under_known_ids(images, finished, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+def test_an_atlas_by_a_trained_registration_goes_on_without_its_folder(images, tmp_path):
+    model = tmp_path / "model"
+    config = RegistrationConfig((DeformableConfig((2, 2, 2), kernels=8, convolutions=1),))
+    save_registration(model, build_registration(config), config)
+    words = ("--method", "trained", "--registration", model, "--rounds", "1", "--spacing", "4")
+    result = run("build", images, "--out", tmp_path / "atlas", *words)
+    assert result.exit_code == 0, result.output
+    shutil.rmtree(model)
+    (tmp_path / "new").mkdir()
+    sitk.WriteImage(subject(known_maps()[4], seed=9), str(tmp_path / "new" / "s9.nii.gz"))
+    result = run("refine", tmp_path / "atlas", tmp_path / "new", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out" / "atlas.json").read_text())
+    assert record["subjects_averaged"] == 7
+    assert record["settings"]["method"] == "trained"
+    assert len(record["settings"]["registration_sha256"]) == 64
+
+
+def test_a_folder_claimed_by_an_earlier_version_is_still_known(images, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "atlas")
+    path = tmp_path / "atlas" / "work" / "settings.json"
+    claimed = json.loads(path.read_text())
+    del claimed["settings"]["registration_sha256"]
+    for stage in claimed["settings"]["stages"]:
+        del stage["trained"]
+    path.write_text(json.dumps(claimed))
+    result = run("build", images, "--out", tmp_path / "atlas", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "nothing is left to do" in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--start", "nobody"), "start must be mean, medoid or the id"),
         (("--workers", "2", "--scheduler", "tcp://x:1"), "exclude each other"),
+        (("--method", "trained"), "--method trained needs --registration"),
+        (("--registration", "."), "--method trained needs --registration"),
+        (
+            ("--method", "trained", "--registration", "."),
+            "There is no registration.json in .",
+        ),
     ],
 )
 def test_wrong_options_are_told(images, tmp_path, words, message):
