@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from registration.bsplines import basis_matrix
+from registration.bsplines import SplineLattice, along_axes, basis_matrix
 
 
 def bending_energy(displacement_field: Any, *, spacing_mm: Sequence[float]) -> Any:
@@ -106,6 +106,59 @@ def control_point_bending_energy(
         form = ops.sum(coefficients_mm * product, axis=tuple(range(1, dimension + 2)))
         energy = energy + weight * form / step**2
     return energy
+
+
+class BendingForm:
+    """Bending energy of a B-spline field as a quadratic form in its control points.
+
+    Args:
+        spline: Lattice of the control points.
+        spacing_mm: Voxel spacing per array axis, mm.
+        weight: Multiplies the energy, mm².
+    """
+
+    def __init__(
+        self, spline: SplineLattice, spacing_mm: Sequence[float], *, weight: float
+    ) -> None:
+        self._grams = [
+            [
+                ops.matmul(ops.transpose(m), m) / ops.cast(ops.shape(m)[0], "float32")
+                for m in matrices
+            ]
+            for matrices in spline.matrices
+        ]
+        self._terms = [
+            (
+                [int(axis == first) + int(axis == second) for axis in range(len(spacing_mm))],
+                weight * share / (float(spacing_mm[first]) * float(spacing_mm[second])) ** 2,
+            )
+            for first, second, share in _derivative_pairs(len(spacing_mm))
+        ]
+        self._squared_mm = ops.convert_to_tensor([float(s) ** 2 for s in spacing_mm], "float32")
+
+    def product(self, control_points: Any) -> Any:
+        """Form times control points (voxels), of which the energy is the sum with them."""
+        total: Any = 0.0
+        for orders, weight in self._terms:
+            grams = [own[order] for own, order in zip(self._grams, orders, strict=True)]
+            total = total + weight * along_axes(grams, control_points)
+        return total * self._squared_mm
+
+    def diagonal(self) -> Any:
+        """Diagonal of the form, shape `(*lattice, d)`."""
+        total: Any = 0.0
+        for orders, weight in self._terms:
+            part: Any = 1.0
+            for axis, order in enumerate(orders):
+                own = ops.diagonal(self._grams[axis][order])
+                part = part * ops.reshape(own, (*(1,) * axis, -1, *(1,) * (len(orders) - axis)))
+            total = total + weight * part
+        return total * self._squared_mm
+
+    def energy(self, control_points: Any) -> Any:
+        """Weighted energy, shape `(batch,)`."""
+        axes = tuple(range(1, len(control_points.shape)))
+        return ops.sum(control_points * self.product(control_points), axis=axes)
 
 
 def _dimension(field: Any, spacing_mm: Sequence[float]) -> int:

@@ -172,3 +172,56 @@ def bspline_field(
         new = old.replace(letters[axis], "n")
         field = ops.einsum(f"n{letters[axis]},{old}->{new}", matrix, field)
     return field
+
+
+class SplineLattice:
+    """A lattice of control points on the voxels of an image, its basis matrices made once.
+
+    Args:
+        shape: Image shape in array order, numbers or scalar tensors.
+        lattice: Control points per array axis, those of the border included; likewise.
+        spacing: Control point spacing per array axis, voxels.
+        border: Control points beyond the image at every end of the lattice.
+        order: Degree of the spline.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[Any],
+        lattice: Sequence[Any],
+        *,
+        spacing: Sequence[float],
+        border: int = 0,
+        order: int = 3,
+    ) -> None:
+        self.matrices = [
+            [
+                basis_matrix(
+                    n, points, spacing=distance, border=border, order=order, derivative=derivative
+                )
+                for derivative in range(min(order, 2) + 1)
+            ]
+            for n, points, distance in zip(shape, lattice, spacing, strict=True)
+        ]
+
+    def field(self, control_points: Any) -> Any:
+        """`bspline_field` of control points `(batch, *lattice, channels)`."""
+        return along_axes([matrices[0] for matrices in self.matrices], control_points)
+
+    def adjoint(self, values: Any) -> Any:
+        """Sums of values at voxels, each weighted by the bases: `(batch, *lattice, channels)`."""
+        return along_axes([ops.transpose(matrices[0]) for matrices in self.matrices], values)
+
+    def squared_adjoint(self, values: Any) -> Any:
+        """The same with squared bases."""
+        squared = [ops.transpose(matrices[0] ** 2) for matrices in self.matrices]
+        return along_axes(squared, values)
+
+
+def along_axes(matrices: Sequence[Any], values: Any) -> Any:
+    """Multiply a tensor `(batch, *n, channels)` by one matrix per axis."""
+    letters = _AXIS_LETTERS[-len(matrices) :]
+    old = "b" + letters + "c"
+    for letter, matrix in zip(letters, matrices, strict=True):
+        values = ops.einsum(f"n{letter},{old}->{old.replace(letter, 'n')}", matrix, values)
+    return values

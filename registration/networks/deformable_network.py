@@ -65,6 +65,10 @@ class DeformableConfig:
         pass_limit: Share of the spacing out of which passes after the first move no control point;
             0.4 keeps a cubic B-spline from folding, where nothing moves as far as that. `None`
             for no limit.
+        steps: Gauss-Newton steps on the pair after the passes (`spline_steps`), under the same
+            limit. They need no training, so that the number can be changed afterwards.
+        step_shrink: Voxels that are averaged to one along every axis for these steps.
+        step_bending: Weight of the bending energy in these steps, mm².
     """
 
     downsamplings: tuple[int, ...] = (4, 4)
@@ -83,6 +87,9 @@ class DeformableConfig:
     forces: bool = False
     passes: int = 1
     pass_limit: float | None = None
+    steps: int = 0
+    step_shrink: int = 1
+    step_bending: float = 0.0
 
     def __post_init__(self) -> None:
         choices = {
@@ -123,7 +130,23 @@ class DeformableConfig:
             raise ValueError(
                 "passes add displacements, which neither a limit nor velocities allow."
             )
+        self._check_steps()
         self._check_border()
+
+    def _check_steps(self) -> None:
+        if self.steps < 0 or self.step_bending < 0:
+            raise ValueError(
+                "steps and step_bending must not be negative. "
+                f"Received: {self.steps} and {self.step_bending}"
+            )
+        if not 1 <= self.step_shrink <= min(self.control_point_spacing):
+            raise ValueError(
+                "step_shrink must be 1 or more, and no more than the control point spacing. "
+                f"Received: {self.step_shrink}"
+            )
+        has_own_points = self.transformer != "thin_plate_spline" and not self.diffeomorphic
+        if self.steps and (not has_own_points or self.displacement_limit is not None):
+            raise ValueError("steps need a B-spline of displacements without a limit.")
 
     def _check_border(self) -> None:
         sees = self.convolutions + (self.receptive_field != "baseline")

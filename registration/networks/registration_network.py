@@ -204,7 +204,14 @@ def registration_of(
         runs=[
             StageRun(stage.passes, steps=stage.steps, step_shrink=stage.step_shrink or stage.shrink)
             if isinstance(stage, AffineConfig)
-            else StageRun(stage.passes, stage.pass_limit)
+            else StageRun(
+                stage.passes,
+                stage.pass_limit,
+                steps=stage.steps,
+                step_shrink=stage.step_shrink,
+                step_bending=stage.step_bending,
+                spacing_mm=config.network_spacing[::-1] if stage.steps else None,
+            )
             for stage in config.stages
         ],
     )

@@ -9,6 +9,7 @@ from typing import Any
 from keras import ops
 
 from registration.affine_steps import affine_steps
+from registration.spline_steps import spline_steps
 from registration.warping import warp
 
 
@@ -20,15 +21,19 @@ class StageRun:
         passes: How often it looks at the pair.
         limit: Share of the control point spacing that later passes stay within; `None` for none.
             An affine stage has none.
-        steps: Gauss-Newton steps of an affine stage on the pair, after its passes; see
-            `affine_steps`.
+        steps: Gauss-Newton steps on the pair after the passes; see `affine_steps` and
+            `spline_steps`.
         step_shrink: Voxels that are averaged to one along every axis for them.
+        step_bending: Weight of the bending energy in those of a deformable stage, mm².
+        spacing_mm: Voxel spacing per array axis, mm, in which that is measured; 1 by default.
     """
 
     passes: int = 1
     limit: float | None = None
     steps: int = 0
     step_shrink: int = 1
+    step_bending: float = 0.0
+    spacing_mm: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.passes < 1:
@@ -45,7 +50,8 @@ class StageRun:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StageRun:
         """Inverse of `to_dict`."""
-        return cls(**values)
+        spacing_mm = values.get("spacing_mm")
+        return cls(**{**values, "spacing_mm": spacing_mm and tuple(spacing_mm)})
 
 
 def run_network(network: Any, fixed: Any, moving: Any, run: StageRun) -> dict[str, Any]:
@@ -91,17 +97,44 @@ def run_network(network: Any, fixed: Any, moving: Any, run: StageRun) -> dict[st
             field = transformer(output["control_points"], fixed)
         output["displacement_field"] = field
     if run.steps > 0:
-        layer = network.get_layer("affine_field")
-        output["matrix"] = affine_steps(
-            fixed,
-            moving,
-            output["matrix"],
-            spacing=layer.spacing,
-            steps=run.steps,
-            shrink=run.step_shrink,
-        )
-        output["displacement_field"] = layer(output["matrix"], fixed)
+        take = _affine_steps if "matrix" in output else _spline_steps
+        output.update(take(network, fixed, moving, output, run))
     return output
+
+
+def _affine_steps(
+    network: Any, fixed: Any, moving: Any, output: dict[str, Any], run: StageRun
+) -> dict[str, Any]:
+    layer = network.get_layer("affine_field")
+    matrix = affine_steps(
+        fixed,
+        moving,
+        output["matrix"],
+        spacing=layer.spacing,
+        steps=run.steps,
+        shrink=run.step_shrink,
+    )
+    return {"matrix": matrix, "displacement_field": layer(matrix, fixed)}
+
+
+def _spline_steps(
+    network: Any, fixed: Any, moving: Any, output: dict[str, Any], run: StageRun
+) -> dict[str, Any]:
+    layer = network.get_layer("transformer")
+    points = spline_steps(
+        fixed,
+        moving,
+        output["control_points"],
+        spacing=layer.spacing,
+        spacing_mm=run.spacing_mm or (1.0,) * len(layer.spacing),
+        steps=run.steps,
+        bending_weight=run.step_bending,
+        border=layer.border,
+        order=layer.order,
+        limit=run.limit,
+        shrink=run.step_shrink,
+    )
+    return {"control_points": points, "displacement_field": layer(points, fixed)}
 
 
 def _added(before: Any, update: Any, spacing: Any, limit: float | None) -> Any:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from registration.bending import bending_energy, control_point_bending_energy
-from registration.bsplines import bspline_field
+from registration.bending import BendingForm, bending_energy, control_point_bending_energy
+from registration.bsplines import SplineLattice, bspline_field
 
 
 def grid_points(shape) -> np.ndarray:
@@ -104,3 +104,20 @@ def test_dense_and_control_point_energies_agree_for_a_smooth_field():
 def test_a_missing_spacing_is_named():
     with pytest.raises(ValueError, match=r"one value for each of 3 axes. Received: \(1.0, 2.0\)"):
         bending_energy(ops.zeros((1, 4, 4, 4, 3)), spacing_mm=(1.0, 2.0))
+
+
+def test_the_form_of_a_lattice_is_its_energy():
+    rng = np.random.default_rng(0)
+    shape, lattice, spacing, spacing_mm = (12, 10, 8), (5, 5, 4), (4.0, 3.0, 4.0), (3.0, 1.0, 2.0)
+    points = rng.normal(size=(2, *lattice, 3)).astype(np.float32)
+    spline = SplineLattice(shape, lattice, spacing=spacing, border=1)
+    form = BendingForm(spline, spacing_mm, weight=0.7)
+    expected = control_point_bending_energy(
+        points, shape, spacing=spacing, spacing_mm=spacing_mm, border=1
+    )
+    np.testing.assert_allclose(form.energy(points), 0.7 * np.asarray(expected), rtol=1e-4)
+    diagonal = np.asarray(form.diagonal())
+    for at in ((2, 1, 3, 0), (0, 4, 0, 2)):
+        one = np.zeros((1, *lattice, 3), np.float32)
+        one[(0, *at)] = 1.0
+        assert diagonal[at] == pytest.approx(float(np.asarray(form.energy(one))[0]), rel=1e-4)

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from keras import ops
 
-from registration.bsplines import basis_matrix, bspline_basis, bspline_field
+from registration.bsplines import SplineLattice, basis_matrix, bspline_basis, bspline_field
 from registration.geometry import ImageGrid
 
 OBLIQUE_3D = ImageGrid(
@@ -119,3 +119,21 @@ def test_unsupported_orders_are_named():
         basis_matrix(4, 2, spacing=0.0)
     with pytest.raises(ValueError, match="need 2 values"):
         bspline_field(ops.zeros((1, 3, 3, 2)), (4, 4, 4), spacing=(2, 2))
+
+
+def test_a_lattice_gives_the_field_its_adjoint_and_squares():
+    rng = np.random.default_rng(0)
+    shape, lattice, spacing = (11, 9, 13), (5, 4, 5), (4.0, 4.0, 4.0)
+    spline = SplineLattice(shape, lattice, spacing=spacing, border=1)
+    points = rng.normal(size=(2, *lattice, 3)).astype(np.float32)
+    values = rng.normal(size=(2, *shape, 3)).astype(np.float32)
+    field = np.asarray(spline.field(points))
+    expected = np.asarray(bspline_field(points, shape, spacing=spacing, border=1))
+    np.testing.assert_allclose(field, expected, atol=1e-5)
+    adjoint = np.asarray(spline.adjoint(values))
+    assert (field * values).sum() == pytest.approx((points * adjoint).sum(), rel=1e-3)
+    one = np.zeros((1, *lattice, 3), np.float32)
+    one[0, 2, 1, 3, 0] = 1.0
+    squared = np.asarray(spline.squared_adjoint(values[:1]))[0, 2, 1, 3, 0]
+    basis = np.asarray(spline.field(one))[0, ..., 0]
+    assert squared == pytest.approx((basis**2 * values[0, ..., 0]).sum(), rel=1e-3)

@@ -20,6 +20,7 @@ MODULES = (
     "test_layers.py",
     "test_multi_stage.py",
     "test_pair_normalization.py",
+    "test_spline_steps.py",
     "test_stage_run.py",
     "test_similarity.py",
     "test_warping.py",
