@@ -32,7 +32,7 @@ class Stage:
             moves coarsely is seen well enough coarsely, eight times faster.
         focused: Compare only what the tight scans of a mixed cohort show.
         trained: Take all control points from one pass of a trained registration, which also
-            decides their distance, and only then take steps; deformable stages only.
+            decides their distance, in place of steps; deformable stages only.
     """
 
     kind: StageKind
@@ -61,7 +61,7 @@ class Stage:
     def name(self) -> str:
         """Name for tables."""
         if self.trained:
-            return "deformable, trained and refined" if self.steps else "deformable, trained"
+            return "deformable, trained"
         if self.kind == "deformable":
             return f"deformable, {self.control_point_spacing_vox:g} voxels"
         return f"{self.kind}, focused" if self.focused else self.kind
@@ -84,12 +84,8 @@ CT_STAGES = (
 )
 """The same for CT: where tight cardiac scans are among chests, affine maps end on the heart."""
 
-TRAINED_STAGES = (
-    Stage("deformable", 1, trained=True),
-    Stage("deformable", 1, steps=15, trained=True),
-)
-"""One pass of trained networks on every subject, and a second one to the mean of the first, whose
-last control points then take some steps: networks alone are biased towards pairs of subjects."""
+TRAINED_STAGES = (Stage("deformable", 2, trained=True),)
+"""One pass of trained networks on every subject, and a second one to the better mean."""
 
 
 def default_stages(modality: Modality, method: MethodName = "gradient") -> tuple[Stage, ...]:

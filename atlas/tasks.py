@@ -266,14 +266,7 @@ def _registered(task: RegisterTask, before: SubjectTransform) -> SubjectTransfor
         return register_affine(task.mean, member, starts, task.stage, task.regions)
     if task.stage.trained:
         assert task.network is not None
-        warps = register_by_trained(
-            task.network,
-            task.mean,
-            member,
-            before.matrix,
-            steps=task.stage.steps,
-            bending_weight=task.settings.bending_weight,
-        )
+        warps = register_by_trained(task.network, task.mean, member, before.matrix)
         return SubjectTransform(before.matrix, warps)
     mean = compared_mean(task.mean, task.stage.shrink)
     frozen, start = earlier_stages(before, task.stage_number)

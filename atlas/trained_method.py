@@ -1,7 +1,9 @@
 """Deformable stages of a registration that was trained before, on images like the cohort's.
 
-One pass of its networks takes the place of all optimizer steps of a round. It was trained on pairs
-of subjects, and a mean is only a smooth one of these; nothing is trained while the atlas is built.
+One pass of its networks takes the place of all optimizer steps of a round; nothing is trained while
+the atlas is built. They were trained on pairs of subjects, and a mean is smoother than any of
+these: without Gauss-Newton steps on the pair after their last stage (`DeformableConfig.steps`) they
+are biased.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import SimpleITK as sitk
 
 from atlas.averaging import resampled
 from atlas.member import Member
-from atlas.registration_methods import DISPLACEMENT_LIMIT, LEARNING_RATE_VOX, plain_mean
+from atlas.registration_methods import plain_mean
 from atlas.subject_transform import Matrix, Warp
 from registration.atomic_files import write_atomically
 from registration.geometry import ImageGrid, affine_transform
@@ -34,13 +36,7 @@ if TYPE_CHECKING:
 
 
 def register_by_trained(
-    folder: Path,
-    mean: Path,
-    member: Member,
-    matrix: Matrix,
-    *,
-    steps: int = 0,
-    bending_weight: float = 0.0,
+    folder: Path, mean: Path, member: Member, matrix: Matrix
 ) -> tuple[Warp, ...]:
     """B-splines of all deformable stages in one pass.
 
@@ -49,8 +45,6 @@ def register_by_trained(
         mean: File of the mean.
         member: The subject.
         matrix: Its affine pull-back, LPS mm, which the networks take as given.
-        steps: Optimizer steps on the control points of the last stage after the pass.
-        bending_weight: Weight of the bending energy in these, squared control point distances.
 
     Returns:
         One warp per deformable stage, coarse to fine, on lattices that all subjects share.
@@ -60,7 +54,7 @@ def register_by_trained(
     values, inside = resampled(member, affine_transform(matrix), grid, counted=True)
     # where a subject ends it looks like the mean from there on: there is nothing to be moved
     moving = np.where(inside, values, sitk.GetArrayViewFromImage(fixed)).astype(np.float32)
-    found = _registrar(folder, steps, bending_weight).register(fixed, grid.to_image(moving))
+    found = _registrar(folder).register(fixed, grid.to_image(moving))
     return tuple(
         Warp.from_transform(sitk.BSplineTransform(part))
         for part in transform_stages(found.transform)
@@ -105,24 +99,6 @@ def check_registration(folder: Path) -> str:
     return hashlib.sha256((folder / DESCRIPTION_NAME).read_bytes()).hexdigest()
 
 
-@lru_cache(maxsize=2)
-def _registrar(folder: Path, steps: int, bending_weight: float) -> NetworkRegistrar:
-    """Compiled once per process; steps are like those of the other methods."""
-    if steps == 0:
-        return load_registration(folder, deformable_only=True)
-    from registration.networks.deformable_network import DeformableConfig
-    from registration.networks.registration_network import RegistrationConfig
-    from registration.objective import Objective
-    from registration.refinement import RefinementOptions
-
-    config = RegistrationConfig.from_dict(read_registration(folder)["registration"])
-    last = config.stages[-1]
-    assert isinstance(last, DeformableConfig)
-    distance = last.control_point_spacing[0] * config.network_spacing[-1]
-    options = RefinementOptions(
-        steps=steps,
-        learning_rate=LEARNING_RATE_VOX,
-        objective=Objective("ncc", bending_weight=bending_weight * distance**2),
-        displacement_limit=DISPLACEMENT_LIMIT,
-    )
-    return load_registration(folder, deformable_only=True, refinement=options)
+@lru_cache(maxsize=1)
+def _registrar(folder: Path) -> NetworkRegistrar:
+    return load_registration(folder, deformable_only=True)

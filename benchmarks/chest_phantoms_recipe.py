@@ -37,7 +37,10 @@ CONFIG = RegistrationConfig(
             passes=2,
             steps=6,
         ),
-        *DEFORMABLE_STAGES,
+        *(
+            replace(stage, steps=3, step_shrink=shrink, step_bending=1.0)
+            for stage, shrink in zip(DEFORMABLE_STAGES, (2, 2, 1), strict=True)
+        ),
     ),
     spacing_mm=WORKING_SPACING_MM,
     initialization="centers",

@@ -41,7 +41,8 @@ CONFIG = RegistrationConfig(
             steps=8,
             step_shrink=2,
         ),
-        *DEFORMABLE_STAGES,
+        *DEFORMABLE_STAGES[:-1],
+        replace(DEFORMABLE_STAGES[-1], steps=3, step_bending=OBJECTIVE.bending_weight),
     ),
     initialization="centers",
 )
