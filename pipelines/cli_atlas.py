@@ -253,7 +253,8 @@ def _registration_digest(chosen: dict[str, Any]) -> str:
     try:
         return check_registration(folder)
     except ValueError as error:
-        raise click.BadParameter(f"{error}.", param_hint="--registration") from error
+        told = str(error).removesuffix(".")
+        raise click.BadParameter(f"{told}.", param_hint="--registration") from error
 
 
 def _settings(

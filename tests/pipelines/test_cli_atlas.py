@@ -279,8 +279,8 @@ def test_a_folder_claimed_by_an_earlier_version_is_still_known(images, finished,
         (("--method", "trained"), "--method trained needs --registration"),
         (("--registration", "."), "--method trained needs --registration"),
         (
-            ("--method", "trained", "--registration", "."),
-            "There is no registration.json in .",
+            ("--method", "trained", "--registration", str(ROOT)),
+            "There is no registration.json in",
         ),
     ],
 )
@@ -288,6 +288,7 @@ def test_wrong_options_are_told(images, tmp_path, words, message):
     result = run("build", images, "--out", tmp_path / "out", *QUICK, *words)
     assert result.exit_code != 0
     assert message in result.output
+    assert ".." not in result.output
 
 
 def test_an_empty_folder_is_told(tmp_path):

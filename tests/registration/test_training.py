@@ -363,3 +363,19 @@ def test_patches_of_a_stage_are_the_same_box_of_both_images():
     np.testing.assert_array_equal(fixed[0], both[0, :4, 4:8])
     np.testing.assert_array_equal(fixed[1], both[1, 2:6, :4])
     np.testing.assert_array_equal(moving, fixed + 1.0)
+
+
+def test_a_stage_is_trained_without_steps_and_followed_on_what_they_leave(folder, tmp_path):
+    stages = (
+        DeformableConfig((3, 3), kernels=8, hidden_layers=1, steps=2, step_shrink=2),
+        DeformableConfig((2, 2), kernels=8, hidden_layers=1, steps=1),
+    )
+    training = trainer(folder, tmp_path, config=RegistrationConfig(stages))
+    network = training.train()
+    assert {row["stage"] for row in training.rows} == {0.0, 1.0}
+    # networks that had steps in the way of their gradient would have learnt nothing
+    for stage in network.stages:
+        last = stage.get_layer("control_points_free")
+        assert np.abs(last.get_weights()[0]).max() > 0
+    losses = [row["validation_loss"] for row in training.rows]
+    assert losses[-1] < losses[0]
