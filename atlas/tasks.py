@@ -50,6 +50,9 @@ from registration.transforms_dense import (
 INVERSE_TOLERANCE_VOX = 0.02
 """Residual at which an inverse counts as found, voxels of the registration grid."""
 
+INVERSE_ITERATIONS = 6
+"""Further ones change what is left at points that have no pre-image, at borders and folds."""
+
 NETWORK_POLISH = 0.5
 """Share of a stage's gradient steps taken from the output of a network."""
 
@@ -297,7 +300,7 @@ def _write_inverse(
         return 0.0
     tolerance = INVERSE_TOLERANCE_VOX * grid.spacing[0]
     dense = displacement_field_transform(deformation, grid)
-    undone = inverse_transform(dense, grid, iterations=20, tolerance_mm=tolerance)
+    undone = inverse_transform(dense, grid, iterations=INVERSE_ITERATIONS, tolerance_mm=tolerance)
     # the subject's points go through the affine map first
     with placing(path) as part:
         write_transform(sitk.CompositeTransform([undone.transform, backward]), part)
