@@ -26,13 +26,6 @@ SCORE_FLOOR = 1.0
 SHARE_FLOOR = 1e-5
 """Shares are kept this far from 0 and 1, where the logarithm has no end."""
 
-_LEAST_SHARE, _MOST_SHARE = 1e-30, 1.0 - 1e-6
-"""Attention of which a logit can be taken in float32; beyond, its gradient would be lost."""
-
-_LOGIT_LIMIT, _LOGIT_LEAK = 11.5, 0.1
-"""Logit beyond which a point says hardly more in the mean of its lesion, and its slope there. It
-must not be 0: a lesion that is missed with certainty would stay missed."""
-
 LEAST_RATE_FACTOR = 2.0**-6
 """A training that diverges at this share of its learning rate is given up."""
 
@@ -116,21 +109,17 @@ def _lesion_loss(attention: Any, density: Any, labels: Any, scores: Any) -> Any:
     """Cross-entropy of the shares of lesions, predicted by their mean logits."""
     from keras import ops
 
-    share = ops.clip(attention, _LEAST_SHARE, _MOST_SHARE)
+    share = ops.clip(attention, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
     logit = ops.log(share) - ops.log(1.0 - share)
-    limited = ops.clip(logit, -_LOGIT_LIMIT, _LOGIT_LIMIT)
-    logit = limited + _LOGIT_LEAK * (logit - limited)
     flat = ops.reshape(labels, (-1,))
     weights = ops.where(flat > 0, ops.reshape(density, (-1,)), 0.0)
     count = ops.shape(scores)[0]
     possible = ops.segment_sum(weights, flat, num_segments=count)
     mean = ops.segment_sum(weights * ops.reshape(logit, (-1,)), flat, num_segments=count)
     certain = ops.maximum(possible, 1e-6)
-    mean = mean / certain
     weight = ops.log(1.0 + possible)
-    true = ops.clip(scores / certain, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
-    # cross-entropy of logits, beyond that of the truth with itself
-    error = ops.softplus(mean) - true * mean - _entropy(true, true)
+    true = ops.clip(scores / certain, 0.0, 1.0)
+    error = _cross_entropy(ops.sigmoid(mean / certain), true)
     return ops.sum(weight * error) / (ops.sum(weight) + 1.0)
 
 
@@ -367,17 +356,11 @@ def _cross_entropy(predicted: Any, true: Any) -> Any:
     """Cross-entropy of shares beyond that of the truth with itself, at least 0."""
     from keras import ops
 
-    low, high = SHARE_FLOOR, 1.0 - SHARE_FLOOR
-    return _entropy(ops.clip(predicted, low, high), true) - _entropy(
-        ops.clip(true, low, high), true
-    )
+    def entropy(share: Any) -> Any:
+        p = ops.clip(share, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
+        return -(true * ops.log(p) + (1.0 - true) * ops.log(1.0 - p))
 
-
-def _entropy(share: Any, true: Any) -> Any:
-    """Cross-entropy of a share and the true one."""
-    from keras import ops
-
-    return -(true * ops.log(share) + (1.0 - true) * ops.log(1.0 - share))
+    return entropy(predicted) - entropy(true)
 
 
 def _huber(error: Any, threshold: float = 1.0) -> Any:
