@@ -123,10 +123,7 @@ def build_atlas(
             take_members(continuation, work)
             registration = registration or WorkFolder(continuation.folder / WORK_NAME).registration
         if settings.method == "trained":
-            if registration is None:
-                raise ValueError("the method 'trained' needs a registration. Received: none")
-            copy_registration(registration, work.registration)
-            prefer_kernels(read_registration(work.registration).get("registration"))
+            _take_registration(registration, work)
         with _spreading(execution) as spread:
             usable, refused = _prepared(entries, work, settings, spread, execution)
             split = out if continuation is None else with_split_of(continuation.folder, out)
@@ -159,6 +156,14 @@ def build_atlas(
         if execution.keep == "outputs":
             drop_working_files(work)
     return atlas_summary(record)
+
+
+def _take_registration(folder: Path | None, work: WorkFolder) -> None:
+    """Keep a copy of the trained registration, and make ready for its networks."""
+    if folder is None:
+        raise ValueError("the method 'trained' needs a registration. Received: none")
+    copy_registration(folder, work.registration)
+    prefer_kernels(read_registration(work.registration).get("registration"))
 
 
 def remove_build(out: Path) -> None:

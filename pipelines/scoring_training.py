@@ -44,7 +44,6 @@ LOGGER = logging.getLogger(__name__)
 HELD_OUT_NAME = "held_out.csv"
 """Scores of scans that took part neither in the training nor in any choice."""
 
-
 JOINED_NAME = "joined.weights.h5"
 """Weights of all members in one file."""
 

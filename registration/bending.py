@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from registration.bsplines import SplineLattice, along_axes, basis_matrix
+from registration.bsplines import SplineLattice, along_axes
 
 
 def bending_energy(displacement_field: Any, *, spacing_mm: Sequence[float]) -> Any:
@@ -74,38 +74,11 @@ def control_point_bending_energy(
     Raises:
         ValueError: If `spacing_mm` does not have one value per axis.
     """
-    dimension = _dimension(control_points, spacing_mm)
-    coefficients_mm = ops.cast(control_points, "float32") * ops.convert_to_tensor(
-        [float(s) for s in spacing_mm], "float32"
-    )
-    lattice = ops.shape(coefficients_mm)[1:-1]
-    grams = [
-        [
-            _gram_matrix(
-                shape[axis],
-                lattice[axis],
-                spacing=float(spacing[axis]),
-                border=border,
-                order=order,
-                derivative=derivative,
-            )
-            for derivative in range(3)
-        ]
-        for axis in range(dimension)
-    ]
-    energy: Any = 0.0
-    for first, second, weight in _derivative_pairs(dimension):
-        orders = [int(axis == first) + int(axis == second) for axis in range(dimension)]
-        step = float(spacing_mm[first]) * float(spacing_mm[second])
-        product = coefficients_mm
-        for axis in range(dimension):
-            old = "bzyxc" if dimension == 3 else "byxc"
-            letter = old[axis + 1]
-            new = old.replace(letter, "n")
-            product = ops.einsum(f"n{letter},{old}->{new}", grams[axis][orders[axis]], product)
-        form = ops.sum(coefficients_mm * product, axis=tuple(range(1, dimension + 2)))
-        energy = energy + weight * form / step**2
-    return energy
+    _dimension(control_points, spacing_mm)
+    points = ops.cast(control_points, "float32")
+    lattice = ops.shape(points)[1:-1]
+    spline = SplineLattice(shape, lattice, spacing=spacing, border=border, order=order)
+    return BendingForm(spline, spacing_mm, weight=1.0).energy(points)
 
 
 class BendingForm:
@@ -174,11 +147,6 @@ def _derivative_pairs(dimension: int) -> list[tuple[int, int, float]]:
     """Axes of every second derivative, with its weight: mixed ones stand twice."""
     pairs = itertools.combinations_with_replacement(range(dimension), 2)
     return [(first, second, 1.0 if first == second else 2.0) for first, second in pairs]
-
-
-def _gram_matrix(n_voxels: Any, n_control_points: Any, **spline: Any) -> Any:
-    basis = basis_matrix(n_voxels, n_control_points, **spline)
-    return ops.matmul(ops.transpose(basis), basis) / ops.cast(n_voxels, "float32")
 
 
 def _second_difference(field: Any, first: int, second: int) -> Any:

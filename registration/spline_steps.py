@@ -93,10 +93,15 @@ def spline_steps(
     pair = _Pair(fixed, moving, spline, bending)
     distance = ops.convert_to_tensor(spacing, "float32")
     bound = None if limit is None else ops.maximum(limit * distance, ops.abs(start))
+    return ops.stop_gradient(shrink * _walked(pair, start, steps, distance, bound))
+
+
+def _walked(pair: _Pair, start: Any, steps: int, distance: Any, bound: Any) -> Any:
+    """Control points after so many steps, each kept where it lowers the objective."""
     terms = pair.terms(start)
     damping = ops.full_like(terms[0], _FIRST_DAMPING)
     # a batch size that is known for the lattices alone would be lost in the loop
-    start = start + ops.reshape(ops.zeros_like(terms[0]), (-1, *(1,) * (len(spacing) + 1)))
+    start = start + ops.reshape(ops.zeros_like(terms[0]), (-1, *(1,) * (len(start.shape) - 1)))
 
     def step(number: Any, *state: Any) -> tuple[Any, ...]:
         points, cost, residual, seen, slope, damping = state
@@ -114,8 +119,7 @@ def spline_steps(
         return (number + 1, *kept, damping)
 
     state = (ops.convert_to_tensor(0), start, *terms, damping)
-    found = ops.while_loop(lambda number, *_: number < steps, step, state)[1]
-    return ops.stop_gradient(found * shrink)
+    return ops.while_loop(lambda number, *_: number < steps, step, state)[1]
 
 
 def _shrunk(image: Any, shrink: int) -> Any:
