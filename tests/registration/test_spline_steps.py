@@ -92,6 +92,70 @@ def test_no_step_raises_the_objective():
     assert after > before + 0.05
 
 
+def test_masks_of_ones_change_nothing():
+    moving, truth = smooth_image(SHAPES[2]), some_points(2)
+    fixed, ones = moved_by_scipy(moving, field_of(truth, 2)), np.ones(SHAPES[2])
+    start = np.zeros_like(truth)
+    plain = steps_on(batch(fixed), batch(moving), [start], steps=4)
+    masks = {"fixed_mask": batch(ones), "moving_mask": batch(ones)}
+    masked = steps_on(batch(fixed), batch(moving), [start], steps=4, **masks)
+    # what is looked up beyond the image repeats its border there and weighs nothing here
+    np.testing.assert_allclose(masked, plain, atol=0.6)
+    inner = (0, slice(2, -2), slice(2, -2))
+    np.testing.assert_allclose(masked[inner], plain[inner], atol=0.1)
+
+
+@pytest.mark.parametrize("hidden", ["fixed", "moving"])
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_what_a_mask_hides_moves_nothing(hidden, shrink):
+    moving, truth = smooth_image(SHAPES[2]), some_points(2)
+    known = field_of(truth, 2)
+    fixed = moved_by_scipy(moving, known)
+    mask = np.ones(SHAPES[2], np.float32)
+    mask[:24] = 0.0
+    # a bright block with an edge of its own, as of another field of view
+    images = {"fixed": fixed.copy(), "moving": moving.copy()}
+    images[hidden][:24] = 3.0
+    masks = {
+        f"{name}_mask": batch(mask if name == hidden else np.ones_like(mask)) for name in images
+    }
+    start = np.zeros_like(truth)
+    pair = batch(images["fixed"]), batch(images["moving"])
+    shown = (slice(32, -4), slice(4, -4))
+    error = {}
+    for name, given in (("masked", masks), ("not masked", {})):
+        points = steps_on(*pair, [start], shrink=shrink, bending_weight=0.3, **given)[0]
+        found = field_of(points, 2)
+        error[name] = np.linalg.norm(found - known, axis=-1)[shown].mean()
+    assert error["masked"] < 0.2 * shrink
+    assert error["not masked"] > 2.0 * error["masked"]
+
+
+def test_steps_do_not_leave_the_masks_for_a_better_objective():
+    """What agrees is a small part of the image: to compare nothing else would be perfect."""
+    fixed, moving = smooth_image(SHAPES[2], 5), smooth_image(SHAPES[2], 6)
+    mask = np.zeros(SHAPES[2], np.float32)
+    mask[:, 24:] = 1.0
+    start = np.zeros((8, 7, 2))
+    points = steps_on(
+        batch(fixed),
+        batch(moving),
+        [start],
+        steps=12,
+        fixed_mask=batch(mask),
+        moving_mask=batch(mask),
+    )[0]
+    field = ops.convert_to_tensor(field_of(points, 2)[None])
+    seen = ops.convert_to_numpy(warp(batch(mask), field))[0, ..., 0] * mask
+    assert seen.sum() >= 0.79 * mask.sum()
+
+
+def test_one_mask_is_not_enough():
+    image = batch(smooth_image(SHAPES[2]))
+    with pytest.raises(ValueError, match="both masks or none"):
+        steps_on(image, image, [some_points(2)], fixed_mask=image)
+
+
 def test_images_that_show_nothing_move_nothing():
     flat = np.full(SHAPES[2], 0.5, np.float32)
     start = some_points(2)
