@@ -1,17 +1,17 @@
 """How one member is registered to the mean of a round: affine maps, then B-splines.
 
-Affine maps are found by Gauss-Newton steps on masked correlation. B-splines come from gradient
-steps on the pair, from a network trained on the cohort, or from elastix. Whatever found them, the
+Affine maps and B-splines are found by Gauss-Newton steps on masked correlation. B-splines may also
+come from a network trained on the cohort, or from elastix. Whatever found them, the
 result is the same kind of transform and is judged by the same measure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -33,9 +33,6 @@ from registration.geometry import Ellipsoid, ImageGrid
 from registration.pair_preparation import on_grid, working_grid
 from registration.transforms import bspline_control_points, bspline_transform
 
-if TYPE_CHECKING:
-    from registration.refinement import ControlPointRefiner
-
 REGISTRATION_VOXELS = 2**18
 """Voxels of the grid on which images are compared at most: a mean of a chest is compared at
 5 mm, so that a laptop needs seconds per scan; a hippocampus at its own millimeter."""
@@ -52,11 +49,8 @@ BORDER = 1
 """Control points beyond the image at every end: small images are hardly three of them wide, and
 what lies at their border moves, too."""
 
-LEARNING_RATE_VOX = 0.5
-"""First step of the optimizer, voxels of the registration grid."""
-
-WARM_RATE_VOX = 0.2
-"""The same where the last round's result is the start."""
+ELASTIX_ITERATIONS_PER_STEP = 40
+"""Iterations of elastix for one Gauss-Newton step of a stage."""
 
 _POINTS = (2500, 8000)
 """Points at which affines are compared, coarse and fine."""
@@ -255,7 +249,7 @@ def similarity(
     return (float((a * b).sum()) / scale if scale > 0 else 0.0), count / total
 
 
-def register_by_gradient(
+def register_by_steps(
     mean: ComparedMean,
     member: Member,
     before: SubjectTransform,
@@ -264,7 +258,7 @@ def register_by_gradient(
     *,
     bending_weight: float,
 ) -> Warp:
-    """B-spline of a stage by gradient steps on the pair.
+    """B-spline of a stage by Gauss-Newton steps on the pair.
 
     Args:
         mean: What the member is registered to.
@@ -284,40 +278,50 @@ def register_by_gradient(
     if start is not None:
         known = bspline_control_points(start.to_transform(), mean.grid, border=BORDER)
         points = known.control_points
-    rate = LEARNING_RATE_VOX if start is None else WARM_RATE_VOX
-    weight = bending_weight * spacing[0] ** 2
     steps = stage.steps if start is None else stage.warm_steps or stage.steps
-    refiner = _control_point_refiner(spacing, steps, rate, weight)
+    take = _compiled_steps(spacing, bending_weight * spacing[0] ** 2)
 
     def batched(array: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(array, dtype=np.float32)[None, ..., None]
 
-    found = refiner.refine(
-        batched(mean.values),
-        batched(moving),
-        points[None],
-        fixed_mask=batched(mean.weight),
-        moving_mask=batched(inside),
-    )[0]
+    images = (batched(a) for a in (mean.values, moving, mean.weight, inside))
+    taken = take(*images, points[None].astype(np.float32), np.int32(steps))
+    found = np.asarray(taken, dtype=float)[0]
     return Warp.from_transform(bspline_transform(found, mean.grid, spacing=spacing, border=BORDER))
 
 
 @lru_cache(maxsize=8)
-def _control_point_refiner(
-    spacing: tuple[float, ...], steps: int, rate: float, bending_weight: float
-) -> ControlPointRefiner:
-    """Compiled once per process."""
-    from registration.objective import Objective
-    from registration.refinement import ControlPointRefiner, RefinementOptions
+def _compiled_steps(spacing: tuple[float, ...], bending_weight: float) -> Callable[..., Any]:
+    """Steps of a stage from images, masks and control points; compiled once per process."""
+    import tensorflow as tf
 
-    options = RefinementOptions(
-        steps=steps,
-        learning_rate=rate,
-        objective=Objective("ncc", bending_weight=bending_weight),
-        displacement_limit=DISPLACEMENT_LIMIT,
+    from registration.spline_steps import spline_steps
+
+    def take(
+        fixed: Any, moving: Any, fixed_mask: Any, moving_mask: Any, points: Any, steps: Any
+    ) -> Any:
+        return spline_steps(
+            fixed,
+            moving,
+            points,
+            spacing=spacing,
+            spacing_mm=(1.0, 1.0, 1.0),
+            steps=steps,
+            bending_weight=bending_weight,
+            border=BORDER,
+            limit=DISPLACEMENT_LIMIT,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+        )
+
+    image = tf.TensorSpec((1, None, None, None, 1), tf.float32)
+    lattice = tf.TensorSpec((1, None, None, None, 3), tf.float32)
+    compiled: Callable[..., Any] = tf.function(
+        take,
+        autograph=False,
+        input_signature=[image, image, image, image, lattice, tf.TensorSpec((), tf.int32)],
     )
-    spacing_mm = (1.0, 1.0, 1.0)
-    return ControlPointRefiner(options, spacing=spacing, spacing_mm=spacing_mm, border=BORDER)
+    return compiled
 
 
 def register_by_elastix(
@@ -342,7 +346,7 @@ def register_by_elastix(
             ElastixStage(
                 "bspline",
                 distance_mm,
-                iterations=4 * stage.steps,
+                iterations=ELASTIX_ITERATIONS_PER_STEP * stage.steps,
                 bending_weight=bending_weight * distance_mm**2,
                 valid_samples=0.02,
             )

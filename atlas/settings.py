@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from atlas.averaging import AverageKind
@@ -13,8 +13,11 @@ MethodName = Literal["gradient", "network", "trained", "elastix"]
 StageKind = Literal["rigid", "affine", "deformable"]
 Pose = Literal["scanner", "principal"]
 
-FORMAT = 1
-"""Version of the layout of a build's working files."""
+FORMAT = 2
+"""Version of the settings of a build: from the second on, steps are Gauss-Newton steps."""
+
+STEPS_OF_FORMAT_1 = 10
+"""Optimizer steps of the first format that one Gauss-Newton step stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Stage:
         rounds: Most rounds.
         control_point_spacing_vox: Distance of control points, voxels of the registration
             grid; deformable stages only.
-        steps: Optimizer steps per subject and round; deformable stages only.
+        steps: Gauss-Newton steps per subject and round; deformable stages only.
         warm_steps: The same in rounds that begin with the last round's result; `steps` if 0.
         shrink: Voxels of the registration grid per voxel at which images are compared: what
             moves coarsely is seen well enough coarsely, eight times faster.
@@ -68,9 +71,9 @@ class Stage:
 
 
 _DEFORMABLE = (
-    Stage("deformable", 2, control_point_spacing_vox=16.0, steps=30, warm_steps=15, shrink=2),
-    Stage("deformable", 2, control_point_spacing_vox=8.0, steps=30, warm_steps=15, shrink=2),
-    Stage("deformable", 3, control_point_spacing_vox=4.0, steps=40, warm_steps=15),
+    Stage("deformable", 2, control_point_spacing_vox=16.0, steps=4, warm_steps=2, shrink=2),
+    Stage("deformable", 2, control_point_spacing_vox=8.0, steps=4, warm_steps=2, shrink=2),
+    Stage("deformable", 3, control_point_spacing_vox=4.0, steps=4, warm_steps=2),
 )
 
 DEFAULT_STAGES = (Stage("rigid", 1), Stage("affine", 3), *_DEFORMABLE)
@@ -106,9 +109,9 @@ class AtlasSettings:
         spacing_mm: Edge of the atlas' cubic voxels.
         start: `"mean"` of the subjects laid middle on middle, `"medoid"` for the subject most
             like the others, or the id of a subject.
-        method: What finds the deformable stages: `"gradient"` steps on each subject,
-            a `"network"` trained on the cohort, a registration `"trained"` before on images
-            like these, or `"elastix"`.
+        method: What finds the deformable stages: `"gradient"` for Gauss-Newton steps on each
+            subject, a `"network"` trained on the cohort, a registration `"trained"` before on
+            images like these, or `"elastix"`.
         stages: Rounds and degrees of freedom, in order.
         average: How the moved subjects are averaged.
         shape_step: Share of the mean displacement that a deformable round takes out of the
@@ -172,9 +175,23 @@ class AtlasSettings:
             )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AtlasSettings:
-        """Inverse of `to_dict`; what is left out takes its default."""
+    def from_dict(cls, values: Mapping[str, Any], written_as: int = FORMAT) -> AtlasSettings:
+        """Inverse of `to_dict`; what is left out takes its default.
+
+        Args:
+            values: Plain values.
+            written_as: Format that they were written in.
+        """
         stages = tuple(Stage(**stage) for stage in values["stages"])
+        if written_as == 1:
+            stages = tuple(
+                replace(
+                    stage,
+                    steps=-(-stage.steps // STEPS_OF_FORMAT_1),
+                    warm_steps=-(-stage.warm_steps // STEPS_OF_FORMAT_1),
+                )
+                for stage in stages
+            )
         return cls(**{**values, "stages": stages})
 
     @property

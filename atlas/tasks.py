@@ -25,7 +25,7 @@ from atlas.registration_methods import (
     judged_mean,
     register_affine,
     register_by_elastix,
-    register_by_gradient,
+    register_by_steps,
     registration_grid,
     similarity,
     starts_around,
@@ -54,7 +54,7 @@ INVERSE_ITERATIONS = 6
 """Further ones change what is left at points that have no pre-image, at borders and folds."""
 
 NETWORK_POLISH = 0.5
-"""Share of a stage's gradient steps taken from the output of a network."""
+"""Share of a stage's steps taken from the output of a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +279,9 @@ def _registered(task: RegisterTask, before: SubjectTransform) -> SubjectTransfor
     elif task.settings.method == "network" and task.network is not None:
         start = register_by_network(task.network, mean, member, frozen)
         polish = replace(stage, warm_steps=round(NETWORK_POLISH * stage.steps))
-        warp = register_by_gradient(mean, member, frozen, start, polish, bending_weight=weight)
+        warp = register_by_steps(mean, member, frozen, start, polish, bending_weight=weight)
     else:
-        warp = register_by_gradient(mean, member, frozen, start, stage, bending_weight=weight)
+        warp = register_by_steps(mean, member, frozen, start, stage, bending_weight=weight)
     return SubjectTransform(frozen.matrix, (*frozen.warps, warp))
 
 

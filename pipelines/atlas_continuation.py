@@ -60,7 +60,7 @@ def read_continuation(folder: Path) -> tuple[Continuation, AtlasSettings]:
             "Build it again, or finish it by its own command."
         )
     written = json.loads((work.root / SETTINGS_NAME).read_text(encoding="utf-8"))
-    settings = AtlasSettings.from_dict(written["settings"])
+    settings = AtlasSettings.from_dict(written["settings"], written.get("format", FORMAT))
     cohort = json.loads((work.root / COHORT_NAME).read_text(encoding="utf-8"))
     entries = tuple(_entry_from(row) for row in cohort)
     lost = [entry.subject.subject_id for entry in entries if not _is_prepared(work, entry)]
@@ -154,8 +154,8 @@ def claim_folder(
     if path.exists():
         if _claimed(path) != wanted:
             raise OtherBuildError(
-                "the folder holds an atlas of another cohort, or with other settings; choose "
-                "another folder, or --fresh to begin anew"
+                "the folder holds an atlas of another cohort, with other settings, or of an "
+                "earlier version; choose another folder, or --fresh to begin anew"
             )
         return
     if (work.root.parent / RECORD_NAME).exists():

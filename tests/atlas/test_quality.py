@@ -102,7 +102,7 @@ def test_who_found_no_affine_place_is_not_bent_into_one():
     affine = [{"stage_number": 1, "left_out": [{"subject_id": "turned", "reason": "lately"}]}]
     affine += [{"stage_number": 1, "left_out": [asdict(upside_down)]}]
     deformable = [{"stage_number": 2, "left_out": [asdict(Doubt("first", "is well now"))]}]
-    stages = (Stage("rigid", 1), Stage("affine", 2), Stage("deformable", 2, 8.0, steps=10))
+    stages = (Stage("rigid", 1), Stage("affine", 2), Stage("deformable", 2, 8.0, steps=2))
     found = with_unplaced((odd,), [*affine, *deformable], stages)
     assert found == (odd, upside_down)
     again = Doubt("turned", "it hardly overlaps with the others")
