@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from pipelines.scoring_training import ScoringRecipe
+    from pipelines.scoring_recipe import ScoringRecipe
 
 TABLE_OPTIONS = ("model", "epochs")
 """Options that mean something with --table alone."""
@@ -183,7 +183,7 @@ def command(
         _refuse_given(ctx, ("members",), "with --network additive alone")
     _refuse_other_folders(out)
 
-    from pipelines.scoring_training import LEARNING_RATES, ScoringRecipe
+    from pipelines.scoring_recipe import LEARNING_RATES, ScoringRecipe
 
     _report_progress()
     recipe = ScoringRecipe(

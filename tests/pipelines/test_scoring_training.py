@@ -11,9 +11,9 @@ from calcium.lattice_scan import lattice_scan
 from calcium.networks.attention_unet import member_name
 from calcium.networks.predictor import build_network
 from pipelines import scoring_training
+from pipelines.scoring_recipe import ScoringRecipe
 from pipelines.scoring_training import (
     HELD_OUT_NAME,
-    ScoringRecipe,
     Validation,
     model_sections,
     train_model,
