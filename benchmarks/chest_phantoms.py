@@ -5,7 +5,8 @@
 Phantoms are made from seeds that no training uses, in a smaller matrix than a scanner's;
 `--data` takes a cohort of `calcium-score phantom --kind chest` instead. Every phantom is once
 the fixed and once the moving image, in a ring, centered on each other before anything else.
-The aorta is what the published table measures; lungs and heart are measured beside it.
+The aorta is what the published table measures; lungs and heart are measured beside it. Networks
+compare what lies in a window of soft tissue; `elastix+window` is elastix with the same images.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ ELASTIX_SPACINGS_MM = (80.0, 40.0, 20.0)
 ELASTIX_ITERATIONS = 500
 """Iterations at each of two resolutions, of every stage."""
 
-METHODS = ("none", "elastix", "network", "network+refine")
+WINDOW_HU = (-400.0, 250.0)
+"""Attenuation that the networks compare, from black to white: of the range from air to bone, soft
+tissue in fat is a tenth, and the edge of the lungs outweighs the vessels."""
+
+METHODS = ("none", "elastix", "elastix+window", "network", "network+refine")
 
 COLUMNS = {
     "dice_aorta": "Dice aorta",
@@ -69,7 +74,7 @@ def main() -> None:
 
         return recipe(options.out / "training_phantoms"), REFINEMENT
 
-    elastix = ElastixSettings(ELASTIX_SPACINGS_MM, ELASTIX_ITERATIONS)
+    elastix = ElastixSettings(ELASTIX_SPACINGS_MM, ELASTIX_ITERATIONS, window=WINDOW_HU)
     methods = staged_methods(options.methods, options, elastix=elastix, networks=networks)
     labels = {organ: number for number, organ in enumerate(ORGANS, start=1)}
     rows, notes = measure_methods(methods, pairs, Measurement(labels))

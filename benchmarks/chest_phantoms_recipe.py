@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import SimpleITK as sitk
+from chest_phantoms import WINDOW_HU
 from hippocampus_recipe import DEFORMABLE_STAGES
 from phantom_chests import make_chest
 from trained_registrars import Recipe, grouped_cohort, write_image
@@ -38,13 +39,13 @@ CONFIG = RegistrationConfig(
             steps=6,
         ),
         *(
-            replace(stage, steps=3, step_shrink=shrink, step_bending=1.0)
-            for stage, shrink in zip(DEFORMABLE_STAGES, (2, 2, 1), strict=True)
+            replace(stage, steps=steps, step_shrink=shrink, pass_limit=0.48)
+            for stage, steps, shrink in zip(DEFORMABLE_STAGES, (6, 6, 8), (2, 2, 1), strict=True)
         ),
     ),
     spacing_mm=WORKING_SPACING_MM,
     initialization="centers",
-    scaling=IntensityScaling(window=(-1000.0, 500.0)),
+    scaling=IntensityScaling(window=WINDOW_HU),
 )
 """Votes in cells of 40 mm, control points every 80, 40 and 20 mm."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+import SimpleITK as sitk
 from registration_pairs import Method, NoRegistration
 
 from registration.baselines import ElastixRegistrar, ElastixStage
@@ -16,14 +18,14 @@ if TYPE_CHECKING:
 
     from registration.network_registrar import NetworkRegistrar
     from registration.refinement import RefinementOptions
-    from registration.registrar import Registrar
+    from registration.registrar import Registrar, Registration
 
     Networks = Callable[[], tuple[Recipe, RefinementOptions]]
 
 STAGES = ("AIR", "DIR-1", "DIR-2", "DIR-3")
 """Affine registration, then three deformable ones, coarse to fine."""
 
-METHODS = ("none", "elastix", "network", "network+refine")
+METHODS = ("none", "elastix", "elastix+window", "network", "network+refine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class ElastixSettings:
         samples: Random points per iteration.
         bending_weight: Of the deformable stages, mm².
         valid_samples: Least share of samples inside the moving image.
+        window: Intensities that the row `elastix+window` sees, those beyond clipped.
     """
 
     control_point_spacings_mm: tuple[float, ...]
@@ -43,6 +46,7 @@ class ElastixSettings:
     samples: int = 2048
     bending_weight: float = 0.0
     valid_samples: float = 0.1
+    window: tuple[float, float] | None = None
 
     def registrar(self, threads: int) -> ElastixRegistrar:
         """Elastix with all stages."""
@@ -57,6 +61,31 @@ class ElastixSettings:
             for spacing in self.control_point_spacings_mm
         ]
         return ElastixRegistrar(stages, threads=threads)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedRegistrar:
+    """A registrar that sees the intensities of a window alone.
+
+    Args:
+        inner: The registrar.
+        window: Intensities, those beyond clipped.
+    """
+
+    inner: Registrar
+    window: tuple[float, float]
+
+    @property
+    def name(self) -> str:
+        """Name for tables."""
+        return f"{self.inner.name}+window"
+
+    def register(self, fixed: sitk.Image, moving: sitk.Image) -> Registration:
+        """As of the inner registrar."""
+        fixed, moving = (
+            sitk.Clamp(image, sitk.sitkFloat32, *self.window) for image in (fixed, moving)
+        )
+        return self.inner.register(fixed, moving)
 
 
 def staged_methods(
@@ -74,7 +103,7 @@ def staged_methods(
     Args:
         names: Of `METHODS`.
         options: Command line.
-        elastix: Settings of the row of that name.
+        elastix: Settings of the rows of that name; `elastix+window` needs its window.
         networks: Gives the recipe of the rows `network` and the steps per pair of
             `network+refine`; called for these alone, as it imports TensorFlow.
     """
@@ -82,15 +111,23 @@ def staged_methods(
     for name in names:
         if name == "none":
             methods.append(Method((name,), NoRegistration))
-        elif name == "elastix":
+        elif name.startswith("elastix"):
             rows = tuple(f"{name} {stage}" for stage in STAGES)
-            methods.append(Method(rows, lambda: elastix.registrar(options.threads)))
+            window = elastix.window if name.endswith("+window") else None
+            methods.append(Method(rows, partial(_elastix, elastix, options.threads, window)))
         elif name == "network":
             for count, stage in enumerate(STAGES, start=1):
                 methods.append(Method((f"{name} {stage}",), _cut_network(networks, options, count)))
         else:
             methods.append(Method((name,), _refined_network(networks, options)))
     return methods
+
+
+def _elastix(
+    settings: ElastixSettings, threads: int, window: tuple[float, float] | None
+) -> Registrar:
+    registrar = settings.registrar(threads)
+    return registrar if window is None else WindowedRegistrar(registrar, window)
 
 
 def _cut_network(
