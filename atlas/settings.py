@@ -71,9 +71,9 @@ class Stage:
 
 
 _DEFORMABLE = (
-    Stage("deformable", 2, control_point_spacing_vox=16.0, steps=4, warm_steps=2, shrink=2),
-    Stage("deformable", 2, control_point_spacing_vox=8.0, steps=4, warm_steps=2, shrink=2),
-    Stage("deformable", 3, control_point_spacing_vox=4.0, steps=4, warm_steps=2),
+    Stage("deformable", 2, control_point_spacing_vox=16.0, steps=12, warm_steps=6, shrink=2),
+    Stage("deformable", 2, control_point_spacing_vox=8.0, steps=10, warm_steps=5, shrink=2),
+    Stage("deformable", 3, control_point_spacing_vox=4.0, steps=8, warm_steps=4),
 )
 
 DEFAULT_STAGES = (Stage("rigid", 1), Stage("affine", 3), *_DEFORMABLE)

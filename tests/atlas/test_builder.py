@@ -175,9 +175,10 @@ def test_deformable_rounds_take_the_mean_displacement_out(tmp_path):
         for name in names
     ]
     shifts = np.array(ends) - points
-    assert np.linalg.norm(shifts, axis=-1).max() > 0.05 * SPACING_MM
     mean_shift = np.linalg.norm(shifts.mean(axis=0), axis=-1)
     assert mean_shift.max() < 0.001 * SPACING_MM
+    # it is taken out, not never there
+    assert np.linalg.norm(shifts, axis=-1).max() > 100.0 * mean_shift.max()
     similarities = [record["similarity"] for record in result.records[1:]]
     assert similarities[-1] > similarities[0]
     assert "s5" not in result.records[-1]["averaged"]

@@ -200,7 +200,7 @@ def test_conjugate_gradients_solve_small_systems():
     matrix = (root @ root.T + 2.0 * np.eye(6)).astype(np.float32)
     goal = rng.normal(size=(1, 6)).astype(np.float32)
     found = _conjugate_gradients(
-        lambda x: ops.matmul(x, matrix), ops.convert_to_tensor(goal), np.diag(matrix), (1,)
+        lambda x: ops.matmul(x, matrix), ops.convert_to_tensor(goal), np.diag(matrix), (1,), 8
     )
     expected = np.linalg.solve(matrix, goal[0])
     np.testing.assert_allclose(ops.convert_to_numpy(found)[0], expected, atol=1e-3)
