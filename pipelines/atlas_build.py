@@ -119,23 +119,17 @@ def build_atlas(
         if finished is not None:
             execution.report("The atlas is finished; nothing is left to do.")
             return atlas_summary(finished)
-        if continuation is not None:
-            take_members(continuation, work)
-            registration = registration or WorkFolder(continuation.folder / WORK_NAME).registration
-        if settings.method == "trained":
-            _take_registration(registration, work)
+        _take_over(work, settings, continuation, registration)
         with _spreading(execution) as spread:
             usable, refused = _prepared(entries, work, settings, spread, execution)
+            subjects = [entry.subject for entry in usable]
             split = out if continuation is None else with_split_of(continuation.folder, out)
             held_out = held_out_ids(
-                split,
-                [entry.subject for entry in usable],
-                share=settings.held_out_share,
-                seed=settings.seed,
+                split, subjects, share=settings.held_out_share, seed=settings.seed
             )
             builder = AtlasBuilder(
                 work,
-                [entry.subject.subject_id for entry in usable],
+                [subject.subject_id for subject in subjects],
                 held_out,
                 settings,
                 spread=spread,
@@ -146,7 +140,6 @@ def build_atlas(
                 on_progress=execution.on_progress,
             )
             built = builder.build()
-            subjects = [entry.subject for entry in usable]
             results = write_results(builder, built, subjects, out)
         record = atlas_record(entries, refused, settings, execution, built, results, out)
         record["seconds"] = round(time.monotonic() - started, 1)
@@ -156,6 +149,20 @@ def build_atlas(
         if execution.keep == "outputs":
             drop_working_files(work)
     return atlas_summary(record)
+
+
+def _take_over(
+    work: WorkFolder,
+    settings: AtlasSettings,
+    continuation: Continuation | None,
+    registration: Path | None,
+) -> None:
+    """Bring what is not made here into the working files: subjects, a trained registration."""
+    if continuation is not None:
+        take_members(continuation, work)
+        registration = registration or WorkFolder(continuation.folder / WORK_NAME).registration
+    if settings.method == "trained":
+        _take_registration(registration, work)
 
 
 def _take_registration(folder: Path | None, work: WorkFolder) -> None:
