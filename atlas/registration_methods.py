@@ -1,8 +1,8 @@
 """How one member is registered to the mean of a round: affine maps, then B-splines.
 
 Affine maps and B-splines are found by Gauss-Newton steps on masked correlation. B-splines may also
-come from a network trained on the cohort, or from elastix. Whatever found them, the
-result is the same kind of transform and is judged by the same measure.
+come from a network trained on the cohort, or from elastix. Whatever found them, the result is the
+same kind of transform and is judged by the same measure.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BORDER = 1
 """Control points beyond the image at every end: small images are hardly three of them wide, and
 what lies at their border moves, too."""
 
-ELASTIX_ITERATIONS_PER_STEP = 40
+ELASTIX_ITERATIONS_PER_STEP = 15
 """Iterations of elastix for one Gauss-Newton step of a stage."""
 
 _POINTS = (2500, 8000)

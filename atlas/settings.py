@@ -16,7 +16,7 @@ Pose = Literal["scanner", "principal"]
 FORMAT = 2
 """Version of the settings of a build: from the second on, steps are Gauss-Newton steps."""
 
-STEPS_OF_FORMAT_1 = 10
+STEPS_OF_FORMAT_1 = 4
 """Optimizer steps of the first format that one Gauss-Newton step stands for."""
 
 

@@ -149,14 +149,14 @@ def test_stages_must_grow():
         Stage("deformable", 2)
 
 
-def test_settings_of_the_first_format_had_ten_times_the_steps():
+def test_settings_of_the_first_format_had_four_times_the_steps():
     stage = Stage("deformable", 2, control_point_spacing_vox=8.0, steps=35, warm_steps=15)
     settings = AtlasSettings("other", 1.0, stages=(*AFFINE_STAGES, stage))
     values = settings.to_dict()
     assert AtlasSettings.from_dict(values) == settings
     *affine, found = AtlasSettings.from_dict(values, 1).stages
     assert tuple(affine) == AFFINE_STAGES
-    assert (found.steps, found.warm_steps) == (4, 2)
+    assert (found.steps, found.warm_steps) == (9, 4)
 
 
 @pytest.mark.slow
