@@ -48,6 +48,13 @@ if TYPE_CHECKING:
     "default.",
 )
 @click.option(
+    "--deformable-steps",
+    type=click.IntRange(min=0),
+    help="Steps on this pair after every deformable network with a B-spline, on the correlation of "
+    "the images: a few go nearly as far as --refine, in a tenth of the time. As the model says by "
+    "default.",
+)
+@click.option(
     "--refine",
     type=click.IntRange(min=0),
     default=0,
@@ -91,6 +98,7 @@ def command(
     method: str,
     passes: int | None,
     affine_steps: int | None,
+    deformable_steps: int | None,
     refine: int,
     refine_bending: float,
     refine_finer: int,
@@ -110,10 +118,11 @@ def command(
 
     if method == "network" and model is None:
         raise click.UsageError("--method network needs --model; --method elastix needs none.")
-    if method == "elastix" and any((model, refine, refine_finer, passes, affine_steps)):
+    looks = {"passes": passes, "affine_steps": affine_steps, "deformable_steps": deformable_steps}
+    if method == "elastix" and any((model, refine, refine_finer, *looks.values())):
         raise click.UsageError(
-            "--model, --passes, --affine-steps, --refine and --refine-finer belong to --method "
-            "network."
+            "--model, --passes, --affine-steps, --deformable-steps, --refine and --refine-finer "
+            "belong to --method network."
         )
     if ignore_margins and not (refine or refine_finer):
         raise click.UsageError("--ignore-margins needs --refine or --refine-finer: it is of those.")
@@ -126,7 +135,6 @@ def command(
                 "finer_steps": refine_finer,
                 "ignore_margins": ignore_margins,
             }
-            looks = {"passes": passes, "affine_steps": affine_steps}
             registrar = _networks(model, looks, steps, refine_bending, threads)
         metrics = register_files(fixed, moving, out, registrar)
     except UnusableFile as error:
@@ -175,12 +183,7 @@ def _networks(
         if any(steps.values()):
             objective = replace(trained_similarity(description), bending_weight=bending)
             options = RefinementOptions(**steps, objective=objective)
-        return load_registration(
-            model,
-            refinement=options,
-            passes=looks["passes"],
-            affine_steps=looks["affine_steps"],
-        )
+        return load_registration(model, refinement=options, **looks)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from error
 

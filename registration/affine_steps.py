@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from registration.affine_tensors import homogeneous, reversed_axes
+from registration.pair_choice import chosen_per_pair
 from registration.warping import central_difference, sample_linear, voxel_indices
 
 _LEAST_OVERLAP = 0.25
@@ -35,6 +36,9 @@ _LEAST_GAIN = 1e-5
 _FLAT = 0.01
 """Standard deviation under which an image of values from 0 to 1 shows nothing."""
 
+_SHOWN = 0.99
+"""Weight of a voxel from which on it may be compared: rounding takes some off 1."""
+
 _FIRST_DAMPING = 1e-3
 _EPSILON = 1e-6
 
@@ -47,6 +51,8 @@ def affine_steps(
     spacing: Sequence[float],
     steps: int,
     shrink: int = 1,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
 ) -> Any:
     """Affine transforms with a larger correlation.
 
@@ -61,15 +67,24 @@ def affine_steps(
         spacing: Voxel spacing in ITK order (x, y, z), mm.
         steps: Steps.
         shrink: Voxels that are averaged to one along every axis before.
+        fixed_mask: 1 for every fixed voxel that may be compared, 0 for others, shape of `fixed`;
+            all by default. Voxels with neighbors that may not are left out, too.
+        moving_mask: Likewise of the moving image; it moves with it.
 
     Returns:
         Matrices, same shape. No gradient flows through them.
+
+    Raises:
+        ValueError: If only one mask is given.
 
     Source:
         Gauss-Newton on normalized intensities with averaged gradients, after Malis, Improving
         vision-based control using efficient second-order minimization, ICRA 2004.
     """
-    pair = _Pair(fixed, moving, spacing[::-1], shrink)
+    if (fixed_mask is None) != (moving_mask is None):
+        raise ValueError("give both masks or none. Received: one of them")
+    masks = None if fixed_mask is None else (fixed_mask, moving_mask)
+    pair = _Pair(fixed, moving, spacing[::-1], shrink, masks)
     start = reversed_axes(ops.stop_gradient(matrix))
     normal, slope, cost, overlap = pair.system(start)
     least_overlap = ops.maximum(_LEAST_KEPT_OVERLAP * overlap, _LEAST_OVERLAP)
@@ -81,11 +96,11 @@ def affine_steps(
         *found, overlap = pair.system(trial)
         better = ops.logical_and(found[2] < cost - _LEAST_GAIN, overlap >= least_overlap)
         kept = [
-            ops.where(ops.reshape(better, (-1, *(1,) * (len(new.shape) - 1))), new, old)
+            chosen_per_pair(better, new, old)
             for new, old in zip((trial, *found), (matrix, normal, slope, cost), strict=True)
         ]
-        damping = ops.where(better, ops.maximum(damping / 5.0, 1e-4), damping * 8.0)
-        return (number + 1, *kept, damping)
+        gentler = ops.maximum(damping / 5.0, 1e-4)
+        return (number + 1, *kept, chosen_per_pair(better, gentler, damping * 8.0))
 
     state = (ops.convert_to_tensor(0), start, normal, slope, cost, damping)
     found = ops.while_loop(lambda number, *_: number < steps, step, state)[1]
@@ -95,7 +110,14 @@ def affine_steps(
 class _Pair:
     """Coarse images of pairs, and the equations of a step; axes in array order."""
 
-    def __init__(self, fixed: Any, moving: Any, spacing: Sequence[float], shrink: int) -> None:
+    def __init__(
+        self,
+        fixed: Any,
+        moving: Any,
+        spacing: Sequence[float],
+        shrink: int,
+        masks: tuple[Any, Any] | None = None,
+    ) -> None:
         self.spacing = np.array(spacing, np.float32)
         self.dimension = len(spacing)
         self.shrink = shrink
@@ -114,12 +136,22 @@ class _Pair:
         self.basis = ops.concatenate([ones, self.points / self.reach], axis=-1)
         self.fixed_slope = self._slope(self.fixed)
         self.last = ops.cast(ops.stack(list(shape)), "float32") - 1.0
+        self.masks = None
+        if masks is not None:
+            # the slope of a voxel is of its neighbors; moved ones lie between two voxels
+            fixed_mask, moving_mask = (self._shrunk(mask) for mask in masks)
+            self.masks = self._within(fixed_mask, 1), self._within(moving_mask, 2)
 
     def _shrunk(self, image: Any) -> Any:
         image = ops.stop_gradient(ops.cast(image, "float32"))
         if self.shrink == 1:
             return image
         return ops.average_pool(image, self.shrink, self.shrink, padding="valid")
+
+    def _within(self, mask: Any, reach: int) -> Any:
+        """1 where all voxels as near as that may be compared."""
+        hidden = ops.cast(mask < _SHOWN, "float32")
+        return 1.0 - ops.max_pool(hidden, 2 * reach + 1, 1, padding="same")
 
     def _slope(self, image: Any) -> Any:
         """Gradient per mm, shape `(batch, n, d)`."""
@@ -140,6 +172,12 @@ class _Pair:
         slope = self._slope(moved)
         batch = ops.shape(moved)[0]
         share = ops.mean(weight, axis=1)
+        if self.masks is not None:
+            fixed_mask = ops.reshape(self.masks[0], (batch, -1))
+            weight = weight * fixed_mask
+            weight = weight * ops.reshape(sample_linear(self.masks[1], index), (batch, -1))
+            most = ops.maximum(ops.sum(fixed_mask, axis=1), _EPSILON)
+            share = ops.sum(weight, axis=1) / most
         weight = weight / ops.maximum(ops.sum(weight, axis=1, keepdims=True), _EPSILON)
         seen, seen_scale = _standardized(ops.reshape(moved, (batch, -1)), weight)
         goal, goal_scale = _standardized(ops.reshape(self.fixed, (batch, -1)), weight)

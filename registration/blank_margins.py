@@ -9,6 +9,17 @@ from numpy.typing import NDArray
 from registration.geometry import ImageGrid
 
 
+def has_blank_margin(array: NDArray[np.generic]) -> bool:
+    """Whether a plane at one of the faces is blank: `content_box` would leave it out.
+
+    Args:
+        array: Intensities, any shape.
+    """
+    blank = _blank_value(array)
+    faces = (array.take(end, axis) for axis in range(array.ndim) for end in (0, -1))
+    return any(bool((face == blank).all()) for face in faces)
+
+
 def content_box(array: NDArray[np.generic]) -> tuple[slice, ...]:
     """The part of an image that is left without its blank margins.
 
@@ -21,9 +32,7 @@ def content_box(array: NDArray[np.generic]) -> tuple[slice, ...]:
     Returns:
         Indices along every axis.
     """
-    corners = array[np.ix_(*([0, n - 1] for n in array.shape))]
-    values, counts = np.unique(corners, return_counts=True)
-    shown = array != values[counts.argmax()]
+    shown = array != _blank_value(array)
     axes = range(array.ndim)
     filled = [
         np.flatnonzero(shown.any(axis=tuple(other for other in axes if other != axis)))
@@ -32,6 +41,13 @@ def content_box(array: NDArray[np.generic]) -> tuple[slice, ...]:
     if not all(len(planes) for planes in filled):
         return tuple(slice(0, n) for n in array.shape)
     return tuple(slice(int(planes[0]), int(planes[-1]) + 1) for planes in filled)
+
+
+def _blank_value(array: NDArray[np.generic]) -> np.generic:
+    """The value of most corners."""
+    corners = array[np.ix_(*([0, n - 1] for n in array.shape))]
+    values, counts = np.unique(corners, return_counts=True)
+    return values[counts.argmax()]
 
 
 def content_masks(
@@ -46,8 +62,8 @@ def content_masks(
         transform: Pull-back from points of the grid to points of the moving image.
 
     Returns:
-        `fixed_mask` and `moving_mask` as `ControlPointRefiner.refine` takes them, 0 to 1, shape
-        `(1, *grid.shape, 1)`.
+        `fixed_mask` and `moving_mask` as `ControlPointRefiner.refine` and `spline_steps` take
+        them, 0 to 1, shape `(1, *grid.shape, 1)`.
     """
     masks = {}
     for name, image, way in (("fixed", fixed, sitk.Transform()), ("moving", moving, transform)):

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from registration.blank_margins import content_masks
+from registration.blank_margins import content_masks, has_blank_margin
 from registration.finer_refinement import FinerRefinement
 from registration.geometry import ImageGrid, affine_matrix, affine_transform
 from registration.networks.affine_stage import AffineConfig
@@ -35,6 +35,9 @@ class NetworkRegistrar:
     once. Affine and B-spline stages stay what they are. Only a thin plate spline, a velocity
     field, or added stages become dense fields, as ITK knows nothing else for them.
 
+    Where an image has blank margins, as one that was resampled onto a larger grid, steps on the
+    pair (`steps` of a stage) compare neither those nor what lies beyond the moving image.
+
     Args:
         network: Trained stages.
         config: What they were built from.
@@ -58,6 +61,7 @@ class NetworkRegistrar:
         self.config = config
         self._name = name
         self._estimate = _compiled(network, config)
+        self._masked_estimate: Any = None
         self._refiner: ControlPointRefiner | None = None
         self._finer: FinerRefinement | None = None
         if refinement is not None and max(refinement.steps, refinement.finer_steps) > 0:
@@ -118,7 +122,7 @@ class NetworkRegistrar:
                 f"were built for one size. Received: {_told(pair.fixed.shape)}"
             )
         self.config.check_shape(pair.fixed.shape, "the fixed image")
-        found, last_moving = self._estimate(_tensor(pair.fixed), _tensor(pair.moving))
+        found, last_moving = self._estimated(fixed, moving, pair)
         outputs = [np.asarray(output)[0].astype(float) for output in found]
         if self._refiner is not None:
             outputs[-1] = self._refiner.refine(
@@ -131,6 +135,25 @@ class NetworkRegistrar:
         if self._finer is not None:
             stages = (*stages[:-1], self._finer.refine(fixed, moving, stages[-1]))
         return Registration(stages)
+
+    def _estimated(
+        self, fixed: sitk.Image, moving: sitk.Image, pair: PreparedPair
+    ) -> tuple[Any, Any]:
+        """What the stages find, and the moving image that the last one was given."""
+        images = [_tensor(pair.fixed), _tensor(pair.moving)]
+        if not self._steps_see_blank(fixed, moving):
+            return self._estimate(*images)
+        if self._masked_estimate is None:
+            self._masked_estimate = _compiled(self.network, self.config, masked=True)
+        masks = content_masks(fixed, moving, pair.grid, pair.initial)
+        return self._masked_estimate(*images, masks["fixed_mask"], masks["moving_mask"])
+
+    def _steps_see_blank(self, fixed: sitk.Image, moving: sitk.Image) -> bool:
+        """Whether steps on the pair would compare margins where nothing corresponds."""
+        if not any(stage.steps > 0 for stage in self.config.stages):
+            return False
+        images = (sitk.GetArrayViewFromImage(image) for image in (fixed, moving))
+        return any(has_blank_margin(image) for image in images)
 
     def _masks(
         self,
@@ -158,16 +181,24 @@ def _tensor(image: NDArray[np.float32]) -> Any:
     return tf.constant(image[None, ..., None])
 
 
-def _compiled(network: MultiStageRegistration, config: RegistrationConfig) -> Any:
-    """One function for images of every size; what no result needs is pruned from its graph."""
+def _compiled(
+    network: MultiStageRegistration, config: RegistrationConfig, *, masked: bool = False
+) -> Any:
+    """One function for images of every size; what no result needs is pruned from its graph.
+
+    Args:
+        network: Trained stages.
+        config: What they were built from.
+        masked: Take masks of what steps on the pair may compare after the images.
+    """
     import tensorflow as tf
 
     shape = (1, *config.network_shape, 1)
     specification = tf.TensorSpec(shape, tf.float32)
 
-    @tf.function(autograph=False, input_signature=[specification, specification])
-    def estimate(fixed: Any, moving: Any) -> Any:
-        results = network.run(fixed, moving, len(config.stages))
+    @tf.function(autograph=False, input_signature=[specification] * (4 if masked else 2))
+    def estimate(fixed: Any, moving: Any, *masks: Any) -> Any:
+        results = network.run(fixed, moving, len(config.stages), masks or None)
         found = []
         for number, stage in enumerate(config.stages):
             output = results["stages"][number]

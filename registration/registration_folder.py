@@ -117,6 +117,7 @@ def load_registration(
     refinement: RefinementOptions | None = None,
     passes: int | None = None,
     affine_steps: int | None = None,
+    deformable_steps: int | None = None,
     deformable_only: bool = False,
 ) -> NetworkRegistrar:
     """Registrar of a folder, its weights verified.
@@ -128,13 +129,14 @@ def load_registration(
             away from what they found.
         passes: How often every deformable stage looks at the pair; as the folder says by default.
         affine_steps: Gauss-Newton steps on the pair after an affine stage; likewise.
+        deformable_steps: Such steps after every deformable stage; likewise.
         deformable_only: Leave affine stages out and take images as they lie, for pairs that an
             affine transform has brought together already.
 
     Raises:
         RegistrationFolderError: If description or weights are missing, changed, or do not fit.
-        ValueError: If the last stage admits no refinement, a stage no further passes, or none is
-            affine.
+        ValueError: If the last stage admits no refinement, a stage no further passes or steps, or
+            there is no stage of the kind that steps are asked of.
     """
     from registration.network_registrar import NetworkRegistrar
     from registration.networks.registration_network import (
@@ -164,6 +166,8 @@ def load_registration(
         config = config.in_passes(passes)
     if affine_steps is not None:
         config = config.with_affine_steps(affine_steps)
+    if deformable_steps is not None:
+        config = config.with_deformable_steps(deformable_steps)
     networks = network.stages
     if deformable_only:
         deformable = config.deformable_only()

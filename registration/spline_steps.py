@@ -14,6 +14,7 @@ from keras import ops
 
 from registration.bending import BendingForm
 from registration.bsplines import SplineLattice
+from registration.pair_choice import chosen_per_pair
 from registration.warping import central_difference, voxel_indices, warp
 
 _INNER = 2
@@ -128,22 +129,14 @@ def _walked(pair: _Pair, start: Any, steps: int, distance: Any, bound: Any) -> A
         found = pair.terms(trial)
         better = ops.logical_and(found[0] < cost, found[1] >= least_overlap)
         kept = [
-            _chosen(better, new, old) for new, old in zip((trial, *found), state[:-1], strict=True)
+            chosen_per_pair(better, new, old)
+            for new, old in zip((trial, *found), state[:-1], strict=True)
         ]
         gentler = ops.maximum(damping / 4.0, _LEAST_DAMPING)
-        return (number + 1, *kept, _chosen(better, gentler, damping * 8.0))
+        return (number + 1, *kept, chosen_per_pair(better, gentler, damping * 8.0))
 
     state = (ops.convert_to_tensor(0), start, *terms, damping)
     return ops.while_loop(lambda number, *_: number < steps, step, state)[1]
-
-
-def _chosen(is_new: Any, new: Any, old: Any) -> Any:
-    """The new value of every pair that it is better for; of the old one's shape.
-
-    What a graph knows of the sizes of a tensor must be the same after every step.
-    """
-    choice = ops.reshape(is_new, (-1, *(1,) * (len(new.shape) - 1)))
-    return ops.reshape(ops.where(choice, new, old), ops.shape(old))
 
 
 def _shrunk(image: Any, shrink: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from registration.networks.stage_run import StageRun, run_network
+from registration.networks.stage_run import Masks, StageRun, run_network
 from registration.warping import compose, warp
 
 
@@ -92,26 +92,31 @@ class MultiStageRegistration(keras.Model):
         fixed, moving = inputs
         return self.run(fixed, moving, len(self.stages))
 
-    def run(self, fixed: Any, moving: Any, count: int) -> dict[str, Any]:
+    def run(self, fixed: Any, moving: Any, count: int, masks: Masks = None) -> dict[str, Any]:
         """Register with the first `count` stages; none gives the moving image as it is.
 
         Args:
             fixed: Shape `(batch, *shape, 1)`.
             moving: Same shape.
             count: Number of stages.
+            masks: What steps on the pair may compare of the fixed and of the moving image; see
+                `run_network`. That of the moving image moves with it.
         """
         field = None
         moved = moving
+        shown = masks
         fields, outputs, seen = [], [], []
         for number in range(count):
             seen.append(moved)
-            output = self.run_stage(number, fixed, moved)
+            output = self.run_stage(number, fixed, moved, shown)
             update = output["displacement_field"]
             if field is None:
                 field = update
             else:
                 field = field + update if self.composition == "add" else compose(field, update)
             moved = warp(moving, field)
+            if masks is not None:
+                shown = masks[0], warp(masks[1], field)
             fields.append(field)
             outputs.append(output)
         return {
@@ -122,15 +127,18 @@ class MultiStageRegistration(keras.Model):
             "stage_moving": seen,
         }
 
-    def run_stage(self, number: int, fixed: Any, moving: Any) -> dict[str, Any]:
+    def run_stage(
+        self, number: int, fixed: Any, moving: Any, masks: Masks = None
+    ) -> dict[str, Any]:
         """Output of one stage, run as its settings say.
 
         Args:
             number: Index of the stage.
             fixed: Shape `(batch, *shape, 1)`.
             moving: Same shape, as the earlier stages leave it.
+            masks: What its steps may compare; that of the moving image as they leave it, too.
         """
-        return run_network(self.stages[number], fixed, moving, self.runs[number])
+        return run_network(self.stages[number], fixed, moving, self.runs[number], masks)
 
     def freeze_all_but(self, number: int) -> None:
         """Leave one stage trainable, as each is trained on what the earlier ones give.

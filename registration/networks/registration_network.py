@@ -16,6 +16,13 @@ from registration.pair_preparation import Initialization, IntensityScaling
 
 StageConfig = AffineConfig | DeformableConfig
 
+FOLDING_LIMIT = {2: 0.48, 3: 0.4}
+"""Displacement of control points, by number of axes and as a share of their spacing, below which a
+cubic B-spline cannot fold (Choi, Lee, Graph Models 2000;62:411-427)."""
+
+VOXELS_PER_CONTROL_POINT = 4
+"""Voxels to the distance of two control points that steps on a pair need."""
+
 
 @dataclass(frozen=True, slots=True)
 class RegistrationConfig:
@@ -130,6 +137,25 @@ class RegistrationConfig:
         )
         return replace(self, stages=stages)
 
+    def with_deformable_steps(self, steps: int) -> RegistrationConfig:
+        """The same stages, every deformable one followed by so many steps on the pair.
+
+        Stages that took none before take them on averages that leave four to the distance of two
+        control points, and within the range where a cubic B-spline cannot fold.
+
+        Raises:
+            ValueError: If no stage is deformable, or one admits no steps.
+        """
+        if not any(isinstance(stage, DeformableConfig) for stage in self.stages):
+            raise ValueError(
+                "deformable steps need a deformable stage. Received: affine ones alone"
+            )
+        stages = tuple(
+            _stepping(stage, steps) if isinstance(stage, DeformableConfig) else stage
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
     def deformable_only(self) -> RegistrationConfig:
         """The deformable stages alone, of images as they lie.
 
@@ -176,6 +202,15 @@ class RegistrationConfig:
             if settings.get(name) is not None:
                 settings[name] = tuple(settings[name])
         return cls(stages=tuple(stages), scaling=scaling, **settings)
+
+
+def _stepping(stage: DeformableConfig, steps: int) -> DeformableConfig:
+    """A deformable stage with so many steps on the pair, and settings for them if it has none."""
+    if stage.steps or not steps:
+        return replace(stage, steps=steps)
+    limit = stage.pass_limit or FOLDING_LIMIT[stage.dimension]
+    shrink = max(1, min(stage.control_point_spacing) // VOXELS_PER_CONTROL_POINT)
+    return replace(stage, steps=steps, step_shrink=shrink, pass_limit=limit)
 
 
 def build_registration(config: RegistrationConfig) -> MultiStageRegistration:

@@ -54,7 +54,13 @@ class StageRun:
         return cls(**{**values, "spacing_mm": spacing_mm and tuple(spacing_mm)})
 
 
-def run_network(network: Any, fixed: Any, moving: Any, run: StageRun) -> dict[str, Any]:
+Masks = tuple[Any, Any] | None
+"""Weights of the voxels of the fixed and of the moving image, 0 to 1, of the images' shapes."""
+
+
+def run_network(
+    network: Any, fixed: Any, moving: Any, run: StageRun, masks: Masks = None
+) -> dict[str, Any]:
     """Output of a stage that is run as it is told.
 
     Every pass sees the moving image as the passes before have warped it. Its control points are
@@ -75,6 +81,7 @@ def run_network(network: Any, fixed: Any, moving: Any, run: StageRun) -> dict[st
         fixed: Shape `(batch, *shape, 1)`.
         moving: Same shape.
         run: How often, how far, and with how many steps.
+        masks: What steps may compare; everything by default. Networks see the whole images.
 
     Returns:
         Dictionary as the network gives it.
@@ -98,12 +105,18 @@ def run_network(network: Any, fixed: Any, moving: Any, run: StageRun) -> dict[st
         output["displacement_field"] = field
     if run.steps > 0:
         take = _affine_steps if "matrix" in output else _spline_steps
-        output.update(take(network, fixed, moving, output, run))
+        shown = {} if masks is None else {"fixed_mask": masks[0], "moving_mask": masks[1]}
+        output.update(take(network, fixed, moving, output, run, shown))
     return output
 
 
 def _affine_steps(
-    network: Any, fixed: Any, moving: Any, output: dict[str, Any], run: StageRun
+    network: Any,
+    fixed: Any,
+    moving: Any,
+    output: dict[str, Any],
+    run: StageRun,
+    masks: Mapping[str, Any],
 ) -> dict[str, Any]:
     layer = network.get_layer("affine_field")
     matrix = affine_steps(
@@ -113,12 +126,18 @@ def _affine_steps(
         spacing=layer.spacing,
         steps=run.steps,
         shrink=run.step_shrink,
+        **masks,
     )
     return {"matrix": matrix, "displacement_field": layer(matrix, fixed)}
 
 
 def _spline_steps(
-    network: Any, fixed: Any, moving: Any, output: dict[str, Any], run: StageRun
+    network: Any,
+    fixed: Any,
+    moving: Any,
+    output: dict[str, Any],
+    run: StageRun,
+    masks: Mapping[str, Any],
 ) -> dict[str, Any]:
     layer = network.get_layer("transformer")
     points = spline_steps(
@@ -133,6 +152,7 @@ def _spline_steps(
         order=layer.order,
         limit=run.limit,
         shrink=run.step_shrink,
+        **masks,
     )
     return {"control_points": points, "displacement_field": layer(points, fixed)}
 

@@ -227,7 +227,13 @@ def test_register_says_what_a_method_needs(pair: tuple[Path, Path], tmp_path: Pa
     done = invoke("register", *pair, "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert "--method network needs --model" in done.output
-    options = (("--refine", 3), ("--refine-finer", 3), ("--passes", 2), ("--affine-steps", 3))
+    options = (
+        ("--refine", 3),
+        ("--refine-finer", 3),
+        ("--passes", 2),
+        ("--affine-steps", 3),
+        ("--deformable-steps", 3),
+    )
     for option, value in options:
         done = invoke(
             "register", *pair, "--out", tmp_path / "out", "--method", "elastix", option, value

@@ -143,6 +143,44 @@ def test_what_lies_beyond_the_moving_image_is_not_compared():
     np.testing.assert_allclose(matrix, truth, atol=0.02)
 
 
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("hidden", ["fixed", "moving"])
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_what_a_mask_hides_moves_nothing(dimension, hidden, shrink):
+    spacing, truth = SPACING[dimension], some_affine(dimension, size=0.7)
+    moving = smooth_image(SHAPES[dimension])
+    images = {"fixed": moved_by_scipy(moving, truth, spacing), "moving": moving.copy()}
+    masks = {f"{name}_mask": np.ones_like(moving) for name in images}
+    # a blank part with an edge of its own, as of a margin
+    images[hidden][: len(moving) // 4] = masks[f"{hidden}_mask"][: len(moving) // 4] = 0.0
+    pair = [batch(images[name]) for name in ("fixed", "moving")]
+    options = {"spacing": spacing, "steps": 10, "shrink": shrink}
+    start = [np.eye(dimension + 1)]
+    masks = {name: batch(mask) for name, mask in masks.items()}
+    errors = [
+        largest_error_mm(found(*pair, start, **options, **given)[0], truth, moving.shape, spacing)
+        for given in (masks, {})
+    ]
+    assert errors[0] < 0.1 * shrink < 0.5 < errors[1]
+
+
+def test_masks_of_ones_change_nothing():
+    spacing, truth = SPACING[2], some_affine(2)
+    moving = smooth_image(SHAPES[2])
+    pair = batch(moved_by_scipy(moving, truth, spacing)), batch(moving)
+    ones = batch(np.ones_like(moving))
+    options = {"spacing": spacing, "steps": 8}
+    plain = found(*pair, [np.eye(3)], **options)
+    masked = found(*pair, [np.eye(3)], **options, fixed_mask=ones, moving_mask=ones)
+    np.testing.assert_allclose(masked, plain, atol=1e-4)
+
+
+def test_one_mask_is_not_enough():
+    image = batch(smooth_image(SHAPES[2]))
+    with pytest.raises(ValueError, match="both masks or none"):
+        found(image, image, [np.eye(3)], spacing=(1.0, 1.0), steps=1, fixed_mask=image)
+
+
 def test_steps_belong_to_the_stage():
     spacing, truth = SPACING[3], some_affine(3, size=0.7)
     moving = smooth_image(SHAPES[3])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from registration.blank_margins import content_box, content_masks
+from registration.blank_margins import content_box, content_masks, has_blank_margin
 from registration.geometry import ImageGrid
 
 TURNED = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()
@@ -18,7 +18,9 @@ def test_blank_planes_at_the_faces_are_margins_and_blank_voxels_within_are_not(m
     assert content_box(array) == everything
     array[2:5, 3:6, 4] = margin
     assert content_box(array) == everything
+    assert not has_blank_margin(array)
     array[:, :, 14:] = array[:2] = array[:, 11:] = margin
+    assert has_blank_margin(array)
     assert content_box(array) == (slice(2, 9), slice(0, 11), slice(0, 14))
     assert content_box(np.zeros((4, 5), np.int16)) == (slice(0, 4), slice(0, 5))
 

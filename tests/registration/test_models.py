@@ -9,7 +9,9 @@ import SimpleITK as sitk
 
 import registration
 from registration.geometry import ImageGrid
+from registration.metrics import jacobian_determinant
 from registration.registration_folder import load_registration
+from registration.transforms_dense import displacement_field_vox
 from tests.registration.torso import small_affine, torso_scan
 
 MODELS = Path(registration.__file__).parent / "models"
@@ -61,6 +63,19 @@ def test_a_second_pass_comes_nearer():
     fixed, moving = disks(folder)
     once, twice = (registered(load_registration(folder, passes=n), fixed, moving) for n in (1, 2))
     assert twice > once + 0.2 * (1.0 - once)
+
+
+def test_deformable_steps_come_nearer_without_folding():
+    folder = MODELS / "cine2d-dirnet"
+    fixed, moving = disks(folder)
+    found = [load_registration(folder, deformable_steps=n).register(fixed, moving) for n in (0, 8)]
+    before, after = (
+        correlation(fixed, sitk.Resample(moving, fixed, r.transform, sitk.sitkLinear, 0.0))
+        for r in found
+    )
+    assert after > before + 0.3 * (1.0 - before)
+    field = displacement_field_vox(found[1].transform, ImageGrid.from_image(fixed))
+    assert jacobian_determinant(field, spacing=(1.0, 1.0)).min() > 0.0
 
 
 def test_affine_steps_bring_another_pose_of_a_chest_nearer():

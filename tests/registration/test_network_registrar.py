@@ -193,29 +193,64 @@ def test_a_finer_round_keeps_to_the_voxels_of_the_images():
         assert np.corrcoef(*arrays)[0, 1] > 0.97
 
 
-@pytest.mark.parametrize("finer", [0, 20])
-def test_refinement_leaves_blank_margins_out_where_it_is_told(finer):
-    """The margin of the fixed image lies on what the moving one shows."""
+def pair_with_a_margin(shift):
+    """A moving image, and a fixed one whose margin lies on what the moving one shows."""
     grid = ImageGrid((64, 48), (1.0, 1.0), (0.0, 0.0))
     moving = textured(grid, 2)
-    shift = np.array([1.2, -0.9])
     fixed = resampled(moving, sitk.TranslationTransform(2, shift.tolist()))
     array = sitk.GetArrayFromImage(fixed)
     array[:, :16] = array[:9] = -1000.0
-    fixed = grid.to_image(array)
+    return grid.to_image(array), moving
+
+
+def mean_error(transform, shift):
+    """Distance from a known shift at points that are shown, near the margin and far."""
+    points = np.array([[i, j] for i in (17.0, 20.0, 30.0, 40.0) for j in (11.0, 20.0, 30.0)])
+    moved = np.array([transform.TransformPoint(point.tolist()) for point in points])
+    return np.linalg.norm(moved - points - shift, axis=1).mean()
+
+
+@pytest.mark.parametrize("finer", [0, 20])
+def test_refinement_leaves_blank_margins_out_where_it_is_told(finer):
+    shift = np.array([1.2, -0.9])
+    fixed, moving = pair_with_a_margin(shift)
     scaling = IntensityScaling(window=(-1000.0, 400.0))
     config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),), scaling=scaling)
     network = build_registration(config)
-    points = np.array([[i, j] for i in (17.0, 20.0, 30.0, 40.0) for j in (11.0, 20.0, 30.0)])
     errors = []
     for ignore in (False, True):
         options = RefinementOptions(steps=60, finer_steps=finer, ignore_margins=ignore)
-        transform = (
-            NetworkRegistrar(network, config, refinement=options).register(fixed, moving).transform
-        )
-        moved = np.array([transform.TransformPoint(point.tolist()) for point in points])
-        errors.append(np.linalg.norm(moved - points - shift, axis=1).mean())
+        registrar = NetworkRegistrar(network, config, refinement=options)
+        errors.append(mean_error(registrar.register(fixed, moving).transform, shift))
     assert errors[1] < 0.4 < 0.8 < errors[0]
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (AffineConfig(2, kernels=2, poolings=2, dense_units=(2,), steps=12),),
+        (DeformableConfig((3, 3), kernels=2, steps=8),),
+        (
+            AffineConfig(2, kernels=2, poolings=2, dense_units=(2,), steps=12),
+            DeformableConfig((3, 3), kernels=2, steps=4),
+        ),
+    ],
+)
+def test_steps_on_the_pair_leave_blank_margins_out(stages):
+    shift = np.array([1.2, -0.9])
+    fixed, moving = pair_with_a_margin(shift)
+    scaling = IntensityScaling(window=(-1000.0, 400.0))
+    config = RegistrationConfig(stages, scaling=scaling)
+    registrar = NetworkRegistrar(build_registration(config), config)
+    assert mean_error(sitk.Transform(2, sitk.sitkIdentity), shift) == pytest.approx(1.5)
+    assert mean_error(registrar.register(fixed, moving).transform, shift) < 0.2
+    # a pair without margins, by the same registrar, is compared whole
+    whole = resampled(moving, sitk.TranslationTransform(2, shift.tolist()))
+    array = sitk.GetArrayFromImage(whole)
+    array[0] += 1.0
+    whole.CopyInformation(moving)
+    found = registrar.register(moving, moving)
+    assert mean_error(found.transform, np.zeros(2)) < 0.05
 
 
 def test_images_too_small_for_the_poolings_are_refused():

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from keras import ops
 from scipy import ndimage
 
 from registration.bsplines import bspline_field
+from registration.networks.affine_stage import AffineConfig
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig, build_registration
 from registration.networks.stage_run import StageRun
@@ -243,6 +246,29 @@ def test_settings_of_steps_survive_a_round_trip():
     ]
     clone = type(network).from_config(network.get_config())
     assert clone.runs == network.runs
+
+
+def test_steps_asked_of_any_registration_take_coarse_voxels_and_cannot_fold():
+    affine = AffineConfig(3, kernels=2, poolings=2, dense_units=(2,))
+    coarse = DeformableConfig((4, 3, 4), kernels=4)
+    fine = DeformableConfig((2, 2, 2), kernels=4, pass_limit=0.3)
+    known = DeformableConfig((3, 3, 3), kernels=4, steps=3, step_shrink=1, step_bending=0.2)
+    config = RegistrationConfig((affine, coarse, fine, known)).with_deformable_steps(7)
+    assert config.stages == (
+        affine,
+        replace(coarse, steps=7, step_shrink=2, pass_limit=0.4),
+        replace(fine, steps=7, step_shrink=1, pass_limit=0.3),
+        replace(known, steps=7),
+    )
+    without = config.with_deformable_steps(0)
+    assert [stage.steps for stage in without.stages[1:]] == [0, 0, 0]
+    flat = RegistrationConfig((DeformableConfig((4, 4), kernels=2),)).with_deformable_steps(2)
+    assert flat.stages[0].pass_limit == 0.48
+    with pytest.raises(ValueError, match="need a deformable stage"):
+        RegistrationConfig((affine,)).with_deformable_steps(1)
+    thin = RegistrationConfig((DeformableConfig((4, 4), transformer="thin_plate_spline"),))
+    with pytest.raises(ValueError, match="need a B-spline"):
+        thin.with_deformable_steps(1)
 
 
 @pytest.mark.parametrize(
