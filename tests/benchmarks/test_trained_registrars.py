@@ -113,3 +113,29 @@ def test_to_train_passes_over_what_ships(tmp_path, monkeypatch):
     assert not (tmp_path / "b").exists()
     trained_registrars.trained_registrar(recipe(tmp_path), options(tmp_path / "b", train=True))
     assert (tmp_path / "b" / "models" / "tiny" / "registration.json").is_file()
+
+
+def recipes_that_ship():
+    from chest_phantoms_recipe import recipe as chests
+    from cine2d_recipes import VARIANTS
+    from cine2d_recipes import recipe as cine2d
+    from hippocampus_recipe import recipe as hippocampus
+    from lung_recipe import recipe as lungs
+
+    nowhere = Path("nowhere")
+    yield chests(nowhere)
+    yield lungs(nowhere)
+    yield hippocampus(nowhere, [], [])
+    for name in VARIANTS:
+        yield cine2d(name, None, None, nowhere, nowhere)
+
+
+def test_settings_of_networks_that_ship_are_those_of_their_recipes():
+    models = Path(__file__).parents[2] / "registration" / "models"
+    known = 0
+    for shipped in recipes_that_ship():
+        path = models / shipped.name / "registration.json"
+        described = json.loads(path.read_text(encoding="utf-8"))
+        assert RegistrationConfig.from_dict(described["registration"]) == shipped.config, path
+        known += 1
+    assert known > 5
