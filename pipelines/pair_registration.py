@@ -34,7 +34,7 @@ TRANSFORM_NAME = "transform.tfm"
 METRICS_NAME = "metrics.json"
 
 MEASURED_VOXELS = 2**22
-"""Voxels on which a Jacobian is measured at most; larger grids are measured coarsely."""
+"""Voxels on which a result is measured at most; of larger grids every n-th voxel of each axis."""
 
 FOLDING_ALARM_PERCENT = 0.5
 """Share of folded voxels from which a user is warned: networks fold less on images of the kind that
@@ -47,7 +47,8 @@ class PairMetrics:
 
     Args:
         method: Name of the registrar.
-        ncc_before: Correlation of fixed and moving image as they lie, where both are.
+        ncc_before: Correlation of fixed and moving image as they lie, where both are; of large
+            images every n-th voxel is measured, here and below.
         ncc_after: Correlation of fixed and moved image, where both are.
         folding_percent: Share of voxels with a Jacobian determinant of zero or less, %.
         sd_jacobian: Standard deviation of the Jacobian determinant.
@@ -216,6 +217,8 @@ def _or_null(value: object) -> object:
 
 def _correlation(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float | None:
     """Correlation over the fixed voxels that the moving image covers; `None` without any."""
+    step = _measured_step(ImageGrid.from_image(fixed))
+    fixed = fixed[(slice(None, None, step),) * fixed.GetDimension()]
     grid = ImageGrid.from_image(fixed)
     if transform.GetDimension() != grid.dimension:
         transform = sitk.Transform(grid.dimension, sitk.sitkIdentity)
@@ -231,9 +234,14 @@ def _correlation(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transfor
     return float(np.corrcoef(a, b)[0, 1])
 
 
+def _measured_step(grid: ImageGrid) -> int:
+    """Distance of the voxels that are measured, along each axis [voxels]."""
+    return math.ceil((math.prod(grid.size) / MEASURED_VOXELS) ** (1 / grid.dimension))
+
+
 def _jacobian(transform: sitk.Transform, grid: ImageGrid) -> NDArray[np.float64]:
     """Jacobian determinants on the grid, or on every n-th voxel of a large one."""
-    step = int(np.ceil((np.prod(grid.size) / MEASURED_VOXELS) ** (1 / grid.dimension)))
+    step = _measured_step(grid)
     coarse = ImageGrid(
         tuple(max(2, n // step) for n in grid.size),
         tuple(s * step for s in grid.spacing),

@@ -89,6 +89,21 @@ def test_measures_that_are_no_numbers_are_null(pair: tuple[Path, Path], tmp_path
     assert json.loads(text, parse_constant=refuse)["ncc_after"] is None
 
 
+def test_of_large_images_every_nth_voxel_is_measured(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = register_files(*pair, tmp_path / "whole", ShiftRegistrar())
+    voxels = int(np.prod(sitk.ReadImage(str(pair[0])).GetSize()))
+    monkeypatch.setattr("pipelines.pair_registration.MEASURED_VOXELS", voxels // 8 + 1)
+    coarse = register_files(*pair, tmp_path / "coarse", ShiftRegistrar())
+    assert coarse.ncc_before != whole.ncc_before
+    assert coarse.ncc_before == pytest.approx(whole.ncc_before, abs=0.1)
+    assert coarse.ncc_after == pytest.approx(whole.ncc_after, abs=0.02)
+    assert coarse.folding_percent == whole.folding_percent == 0.0
+    moved = [sitk.ReadImage(str(tmp_path / name / whole.moved)) for name in ("whole", "coarse")]
+    np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, moved))
+
+
 class FoldingRegistrar:
     """A registrar whose transform turns the image inside out along x, twice as fast."""
 
