@@ -183,7 +183,13 @@ def _networks(
         if any(steps.values()):
             objective = replace(trained_similarity(description), bending_weight=bending)
             options = RefinementOptions(**steps, objective=objective)
-        return load_registration(model, refinement=options, **looks)
+        return load_registration(
+            model,
+            refinement=options,
+            passes=looks["passes"],
+            affine_steps=looks["affine_steps"],
+            deformable_steps=looks["deformable_steps"],
+        )
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from error
 
