@@ -41,7 +41,18 @@ REFINED = "+refine"
 AGAIN = "+again"
 """Ending of a network's name that adds a second pass: it looks at what it has left over."""
 
-METHODS = ("none", *ELASTIX_ITERATIONS, *NETWORKS, f"dirnet{AGAIN}", f"dirnet{REFINED}")
+STEPPED = "+steps"
+"""Ending of a network's name that adds Gauss-Newton steps per pair."""
+
+STEPS = 8
+"""Chosen on patients of the training."""
+
+METHODS = (
+    "none",
+    *ELASTIX_ITERATIONS,
+    *NETWORKS,
+    *(f"dirnet{ending}" for ending in (AGAIN, STEPPED, REFINED)),
+)
 
 COLUMNS = {
     "dice_lv": "Dice",
@@ -111,13 +122,18 @@ def network(name: str, options):
     from cine2d_recipes import REFINEMENT, recipe
     from trained_registrars import trained_registrar
 
-    base = name.removesuffix(REFINED).removesuffix(AGAIN)
+    base = name.split("+")[0]
     work = options.out / "pictures"
     test = options.exclude or options.data
     how = recipe(base, options.training, options.phases, test, work)
     refinement = REFINEMENT if name.endswith(REFINED) else None
-    passes = 2 if AGAIN in name else None
-    return trained_registrar(how, options, refinement=refinement, passes=passes)
+    return trained_registrar(
+        how,
+        options,
+        refinement=refinement,
+        passes=2 if AGAIN in name else None,
+        deformable_steps=STEPS if name.endswith(STEPPED) else None,
+    )
 
 
 def elastix(name: str, threads: int):

@@ -34,7 +34,19 @@ BENDING_WEIGHTS = {"elastix": 0.0, "elastix+bending": 50.0}
 REFINED = "+refine"
 """Ending of a network's name that adds optimizer steps per pair."""
 
-METHODS = ("none", *BENDING_WEIGHTS, "dlir", "dlir+bending", f"dlir+bending{REFINED}")
+STEPPED = "+steps"
+"""Ending of a network's name that adds Gauss-Newton steps per pair."""
+
+STEPS = 8
+"""As many as of slices alone (`cine2d`)."""
+
+METHODS = (
+    "none",
+    *BENDING_WEIGHTS,
+    "dlir",
+    "dlir+bending",
+    *(f"dlir+bending{ending}" for ending in (STEPPED, REFINED)),
+)
 
 COLUMNS = {
     "dice_lv": "Dice",
@@ -130,7 +142,7 @@ def network(name: str, options, hearts: list):
     from cine_frames import patient_key
     from trained_registrars import trained_registrar, untouched_network
 
-    base = name.removesuffix(REFINED)
+    base = name.removesuffix(REFINED).removesuffix(STEPPED)
     patients = {patient_key(heart.patient) for heart in hearts}
     names = [heart.patient for heart in hearts]
     left_out = names[0] if len(names) == 1 else f"{names[0]}-to-{names[-1]}"
@@ -146,7 +158,13 @@ def network(name: str, options, hearts: list):
     if not options.train:
         known = untouched_network(network_name(base), patients, options, key=patient_key)
     steps = refinement(base) if name.endswith(REFINED) else None
-    return trained_registrar(how, options, refinement=steps, known=known)
+    return trained_registrar(
+        how,
+        options,
+        refinement=steps,
+        deformable_steps=STEPS if name.endswith(STEPPED) else None,
+        known=known,
+    )
 
 
 def elastix(name: str, threads: int):

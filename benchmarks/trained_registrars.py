@@ -51,6 +51,7 @@ def trained_registrar(
     *,
     refinement: RefinementOptions | None = None,
     passes: int | None = None,
+    deformable_steps: int | None = None,
     known: Path | None = None,
 ) -> NetworkRegistrar:
     """The network of a recipe: from `--model`, from an earlier `--train`, or as shipped.
@@ -62,6 +63,7 @@ def trained_registrar(
         options: Command line with `model`, `train` and `out`.
         refinement: Optimizer steps per pair after the network.
         passes: How often the network looks at a pair; as the recipe says by default.
+        deformable_steps: Gauss-Newton steps on the pair after every deformable stage; likewise.
         known: Folder of another network that will do where there is none of the recipe.
 
     Raises:
@@ -80,7 +82,9 @@ def trained_registrar(
             f"There are no weights of {recipe.name} in {', '.join(str(p) for p in places)}. "
             "Give --model FOLDER, or --train."
         )
-    return load_registration(folder, refinement=refinement, passes=passes)
+    return load_registration(
+        folder, refinement=refinement, passes=passes, deformable_steps=deformable_steps
+    )
 
 
 def untouched_network(
