@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmark_options import options_parser, parse_options
+from cine2d import REFINED, STEPPED, STEPS
 
 CONTROL_POINT_SPACING_MM = (21.9, 21.9, 20.0)
 """Distance of control points (x, y, z), mm: 16 pixels in the plane, two slices across."""
@@ -30,15 +31,6 @@ ELASTIX_ITERATIONS = 500
 
 BENDING_WEIGHTS = {"elastix": 0.0, "elastix+bending": 50.0}
 """Weight of the bending energy, mm²."""
-
-REFINED = "+refine"
-"""Ending of a network's name that adds optimizer steps per pair."""
-
-STEPPED = "+steps"
-"""Ending of a network's name that adds Gauss-Newton steps per pair."""
-
-STEPS = 8
-"""As many as of slices alone (`cine2d`)."""
 
 METHODS = (
     "none",

@@ -15,6 +15,7 @@ from keras import ops
 
 from registration.affine_tensors import homogeneous, reversed_axes
 from registration.pair_choice import chosen_per_pair
+from registration.pair_masks import Masks, mask_pair
 from registration.warping import central_difference, sample_linear, voxel_indices
 
 _LEAST_OVERLAP = 0.25
@@ -81,10 +82,7 @@ def affine_steps(
         Gauss-Newton on normalized intensities with averaged gradients, after Malis, Improving
         vision-based control using efficient second-order minimization, ICRA 2004.
     """
-    if (fixed_mask is None) != (moving_mask is None):
-        raise ValueError("give both masks or none. Received: one of them")
-    masks = None if fixed_mask is None else (fixed_mask, moving_mask)
-    pair = _Pair(fixed, moving, spacing[::-1], shrink, masks)
+    pair = _Pair(fixed, moving, spacing[::-1], shrink, mask_pair(fixed_mask, moving_mask))
     start = reversed_axes(ops.stop_gradient(matrix))
     normal, slope, cost, overlap = pair.system(start)
     least_overlap = ops.maximum(_LEAST_KEPT_OVERLAP * overlap, _LEAST_OVERLAP)
@@ -116,7 +114,7 @@ class _Pair:
         moving: Any,
         spacing: Sequence[float],
         shrink: int,
-        masks: tuple[Any, Any] | None = None,
+        masks: Masks,
     ) -> None:
         self.spacing = np.array(spacing, np.float32)
         self.dimension = len(spacing)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from registration.bsplines import bspline_field
 from registration.objective import Objective
+from registration.pair_masks import mask_pair
 from registration.warping import warp
 
 _BETA_1, _BETA_2 = 0.9, 0.99
@@ -133,11 +134,9 @@ class ControlPointRefiner:
         Raises:
             ValueError: If only one mask is given.
         """
-        if (fixed_mask is None) != (moving_mask is None):
-            raise ValueError("give both masks or none. Received: one of them")
         scale = np.array(self.shrink, dtype=np.float32)
         start = np.asarray(control_points, dtype=np.float32) / scale
-        if fixed_mask is not None:
+        if mask_pair(fixed_mask, moving_mask) is not None:
             # a second channel each, so that one pass warps image and mask
             fixed = np.concatenate([fixed, fixed_mask], axis=-1, dtype=np.float32)
             masked = np.asarray(moving) * moving_mask

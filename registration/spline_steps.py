@@ -15,6 +15,7 @@ from keras import ops
 from registration.bending import BendingForm
 from registration.bsplines import SplineLattice
 from registration.pair_choice import chosen_per_pair
+from registration.pair_masks import Masks, mask_pair
 from registration.warping import central_difference, voxel_indices, warp
 
 _INNER = 2
@@ -92,10 +93,8 @@ def spline_steps(
     """
     if shrink > min(spacing):
         raise ValueError(f"shrink must not exceed the spacing {tuple(spacing)}. Received: {shrink}")
-    if (fixed_mask is None) != (moving_mask is None):
-        raise ValueError("give both masks or none. Received: one of them")
-    weights = None
-    if fixed_mask is not None:
+    weights = mask_pair(fixed_mask, moving_mask)
+    if weights is not None:
         weights = (_shrunk(fixed_mask, shrink), _shrunk(moving_mask, shrink))
         moving = ops.cast(moving, "float32") * ops.cast(moving_mask, "float32")
     fixed, moving = (_shrunk(image, shrink) for image in (fixed, moving))
@@ -161,7 +160,7 @@ class _Pair:
         self,
         fixed: Any,
         moving: Any,
-        weights: tuple[Any, Any] | None,
+        weights: Masks,
         spline: SplineLattice,
         bending: BendingForm | None,
     ) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from registration.networks.stage_run import Masks, StageRun, run_network
+from registration.networks.stage_run import StageRun, run_network
+from registration.pair_masks import Masks
 from registration.warping import compose, warp
 
 

@@ -140,8 +140,9 @@ class RegistrationConfig:
     def with_deformable_steps(self, steps: int) -> RegistrationConfig:
         """The same stages, every deformable one followed by so many steps on the pair.
 
-        Stages that took none before take them on averages that leave four to the distance of two
-        control points, and within the range where a cubic B-spline cannot fold.
+        Stages that took none before take them on averages that leave four voxels to the distance of
+        two control points. Those without a limit of their own (`pass_limit`) get the one below
+        which a cubic B-spline cannot fold, where the network itself goes no further.
 
         Raises:
             ValueError: If no stage is deformable, or one admits no steps.

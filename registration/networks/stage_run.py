@@ -9,6 +9,7 @@ from typing import Any
 from keras import ops
 
 from registration.affine_steps import affine_steps
+from registration.pair_masks import Masks
 from registration.spline_steps import spline_steps
 from registration.warping import warp
 
@@ -52,10 +53,6 @@ class StageRun:
         """Inverse of `to_dict`."""
         spacing_mm = values.get("spacing_mm")
         return cls(**{**values, "spacing_mm": spacing_mm and tuple(spacing_mm)})
-
-
-Masks = tuple[Any, Any] | None
-"""Weights of the voxels of the fixed and of the moving image, 0 to 1, of the images' shapes."""
 
 
 def run_network(
@@ -106,43 +103,31 @@ def run_network(
     if run.steps > 0:
         take = _affine_steps if "matrix" in output else _spline_steps
         shown = {} if masks is None else {"fixed_mask": masks[0], "moving_mask": masks[1]}
-        output.update(take(network, fixed, moving, output, run, shown))
+        output.update(take(network, (fixed, moving), output, run, **shown))
     return output
 
 
 def _affine_steps(
-    network: Any,
-    fixed: Any,
-    moving: Any,
-    output: dict[str, Any],
-    run: StageRun,
-    masks: Mapping[str, Any],
+    network: Any, pair: tuple[Any, Any], output: dict[str, Any], run: StageRun, **masks: Any
 ) -> dict[str, Any]:
     layer = network.get_layer("affine_field")
     matrix = affine_steps(
-        fixed,
-        moving,
+        *pair,
         output["matrix"],
         spacing=layer.spacing,
         steps=run.steps,
         shrink=run.step_shrink,
         **masks,
     )
-    return {"matrix": matrix, "displacement_field": layer(matrix, fixed)}
+    return {"matrix": matrix, "displacement_field": layer(matrix, pair[0])}
 
 
 def _spline_steps(
-    network: Any,
-    fixed: Any,
-    moving: Any,
-    output: dict[str, Any],
-    run: StageRun,
-    masks: Mapping[str, Any],
+    network: Any, pair: tuple[Any, Any], output: dict[str, Any], run: StageRun, **masks: Any
 ) -> dict[str, Any]:
     layer = network.get_layer("transformer")
     points = spline_steps(
-        fixed,
-        moving,
+        *pair,
         output["control_points"],
         spacing=layer.spacing,
         spacing_mm=run.spacing_mm or (1.0,) * len(layer.spacing),
@@ -154,7 +139,7 @@ def _spline_steps(
         shrink=run.step_shrink,
         **masks,
     )
-    return {"control_points": points, "displacement_field": layer(points, fixed)}
+    return {"control_points": points, "displacement_field": layer(points, pair[0])}
 
 
 def _added(before: Any, update: Any, spacing: Any, limit: float | None) -> Any:

@@ -244,11 +244,7 @@ def test_steps_on_the_pair_leave_blank_margins_out(stages):
     registrar = NetworkRegistrar(build_registration(config), config)
     assert mean_error(sitk.Transform(2, sitk.sitkIdentity), shift) == pytest.approx(1.5)
     assert mean_error(registrar.register(fixed, moving).transform, shift) < 0.2
-    # a pair without margins, by the same registrar, is compared whole
-    whole = resampled(moving, sitk.TranslationTransform(2, shift.tolist()))
-    array = sitk.GetArrayFromImage(whole)
-    array[0] += 1.0
-    whole.CopyInformation(moving)
+    # the same registrar takes a pair without margins as well
     found = registrar.register(moving, moving)
     assert mean_error(found.transform, np.zeros(2)) < 0.05
 
