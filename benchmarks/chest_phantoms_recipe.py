@@ -50,7 +50,7 @@ CONFIG = RegistrationConfig(
 """Votes in cells of 40 mm, control points every 80, 40 and 20 mm."""
 
 TRAINING = TrainingOptions(
-    steps=(500, 600, 600, 600),
+    steps=(500, 300, 300, 300),
     batch_size=2,
     learning_rate=1.5e-3,
     objective=OBJECTIVE,

@@ -74,7 +74,7 @@ def recipe(work: Path) -> Recipe:
     return Recipe(
         "lung_pair",
         LUNG_CONFIG,
-        replace(TRAINING, steps=(1200, 600, 600, 600), augmentation=AUGMENTATION),
+        replace(TRAINING, steps=(800, 300, 300, 300), augmentation=AUGMENTATION),
         lambda: (_cohort(TRAINING_SEEDS, work), _cohort(VALIDATION_SEEDS, work)),
     )
 
