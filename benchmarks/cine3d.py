@@ -8,8 +8,8 @@ pictures of `cine2d`, whose spacing is taken as 1.37 x 1.37 x 8 mm. Both directi
 
 A heart is registered by a network that has not been trained on its patient. `--train` leaves out
 one patient of `--data` after the other, or several at a time with fewer `--folds`; for
-`--pictures` all at once. Without `--train` the network is taken that was trained on most images,
-but on none of a fold's patients.
+`--pictures` all at once. It learns from `--training` and from all phases of `--phases`. Without
+`--train` the network is taken that was trained on most images, but on none of a fold's patients.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ def main() -> None:
         action="append",
         default=[],
         help="folder like --pictures to train on too; may be repeated",
+    )
+    parser.add_argument(
+        "--phases", type=Path, help="folder like --data to train on too, by default --data"
     )
     parser.add_argument("--folds", type=int, help="of --data; as many as patients by default")
     options = parse_options(parser)
@@ -141,7 +144,7 @@ def network(name: str, options, hearts: list):
     how = recipe(
         base,
         left_out=left_out,
-        hearts=options.data,
+        hearts=options.phases or options.data,
         pictures=options.training,
         test=patients,
         work=options.out / "volumes",
