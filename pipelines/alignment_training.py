@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ ATLAS_GRID = ImageGrid.centered((134, 108, 122), (3.0, 3.0, 3.0), (-30.0, 30.0, 
 """Lattice of the written atlas; its origin is the middle of the heart."""
 ATLAS_PADDING_HU = -2048
 """Value of atlas voxels that too few scans cover [HU]; read as padding, as in any CT."""
+_TIGHT_OFFSET_MM = [0.0, 0.0, 12.0]
 _LEAST_MEMBERS = 3
 _LEAST_PHANTOM_SIMILARITY = 0.75
 
@@ -40,6 +41,8 @@ class AlignmentRecipe:
         phantoms: Synthetic scans added to the cohort, cardiac and chest in turn.
         phantom_seed: Seed of the first of them.
         hold_out: Names of scans that choose the weights instead of teaching them.
+        atlas: Folder of an atlas of chest CT, as `calcium-score atlas build` writes it, that is
+            aligned to; by default an affine mean of the scans is built.
     """
 
     steps: int = 1500
@@ -47,6 +50,7 @@ class AlignmentRecipe:
     phantoms: int = 10
     phantom_seed: int = 900_000
     hold_out: tuple[str, ...] = ()
+    atlas: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,8 @@ def train_alignment(
         Measures of the result by name, mm.
 
     Raises:
-        ValueError: If fewer than two scans are left to build the atlas from, or a held-out
-            name is not among the scans.
+        ValueError: If fewer than two scans are left to build the atlas from, a held-out
+            name is not among the scans, or the given atlas cannot be used.
     """
     members = [_prepared(*item) for item in _read_all(scans, report)]
     unknown = set(recipe.hold_out) - {member.name for member in members}
@@ -87,14 +91,19 @@ def train_alignment(
         raise ValueError(f"hold_out must name scans of the cohort. Received: {sorted(unknown)}")
     teaching = [member for member in members if member.name not in recipe.hold_out]
     out.mkdir(parents=True, exist_ok=True)
-    heart, transforms, similarities = _build_atlas(teaching, out / ATLAS_NAME, report)
-    settings = _offsets(teaching, transforms)
-    examples = _examples(members, teaching, transforms, out / ATLAS_NAME, heart, settings, report)
+    known: dict[str, NDArray[np.float64]] = {}
+    similarities: dict[str, float] = {}
+    if recipe.atlas is None:
+        heart, known, similarities = _build_atlas(teaching, out / ATLAS_NAME, report)
+        settings = _offsets(teaching, known)
+    else:
+        heart, settings = take_atlas(recipe.atlas, out / ATLAS_NAME)
+    examples = _examples(members, known, similarities, out / ATLAS_NAME, heart, settings, report)
     examples += _phantom_examples(recipe, out / ATLAS_NAME, heart, settings, report)
     validation = [example for example in examples if example.name in recipe.hold_out]
     training = [example for example in examples if example.name not in recipe.hold_out]
     metrics = _train_network(training, validation, out, work, recipe, heart, settings, report)
-    metrics["atlas_similarity"] = float(np.mean(similarities))
+    metrics["atlas_similarity"] = float(np.mean([similarities[m.name] for m in teaching]))
     _describe(out, recipe, heart, settings, training, validation, metrics)
     return metrics
 
@@ -129,8 +138,12 @@ def _prepared(name: str, read: Callable[[], Scan]) -> _Member:
 
 def _build_atlas(
     members: Sequence[_Member], path: Path, report: Callable[[str], None]
-) -> tuple[Ellipsoid, list[NDArray[np.float64]], tuple[float, ...]]:
-    """Iterate the mean, move its origin into the heart, write it at 3 mm."""
+) -> tuple[Ellipsoid, dict[str, NDArray[np.float64]], dict[str, float]]:
+    """Iterate the mean, move its origin into the heart, write it at 3 mm.
+
+    Returns:
+        The heart in the atlas, and matrix and similarity of every scan by name.
+    """
     from atlas.affine_mean import AffineMeanBuilder
     from atlas.chest_rounds import BUILDING_GRID, CHEST_ROUNDS, HEART
     from atlas.coverage_mean import CoverageMean
@@ -146,48 +159,99 @@ def _build_atlas(
         valid = member.volume.grid.to_image(member.volume.valid)
         fine.add_image(member.read().image, valid, affine_transform(matrix))
     covered = fine.coverage >= min(_LEAST_MEMBERS, len(members))
-    hu = np.where(covered, np.clip(fine.mean(), -1024, 1500), ATLAS_PADDING_HU)
+    _write_atlas(np.where(covered, fine.mean(), ATLAS_PADDING_HU), path)
+    names = [member.name for member in members]
+    return (
+        Ellipsoid((0.0, 0.0, 0.0), HEART.radii_mm),
+        dict(zip(names, transforms, strict=True)),
+        dict(zip(names, mean.similarities, strict=True)),
+    )
+
+
+def take_atlas(atlas: Path, path: Path) -> tuple[Ellipsoid, dict[str, Any]]:
+    """Bring the mean of an atlas folder to the lattice of models, its origin into the heart.
+
+    Args:
+        atlas: Folder that `calcium-score atlas build` wrote from chest CT.
+        path: Receives the image.
+
+    Returns:
+        The heart in the written image, and where it lies from the start points of scans.
+
+    Raises:
+        ValueError: If the folder holds no finished atlas, or not one of whole chests.
+    """
+    from atlas.chest_rounds import HEART
+    from registration.geometry import Ellipsoid
+
+    source = atlas / ATLAS_NAME
+    if not source.is_file():
+        raise ValueError(f"{atlas} holds no finished atlas: there is no {ATLAS_NAME}")
+    mean = sitk.ReadImage(str(source), sitk.sitkFloat32)
+    volume = prepare_volume(mean)
+    if not volume.wide:
+        raise ValueError(f"{source} must show both lungs, as whole chests do")
+    middle = np.add(volume.start_mm, HEART.center_mm)
+    shift = sitk.TranslationTransform(3, middle.tolist())
+    reference = ATLAS_GRID.empty_image(sitk.sitkUInt8)
+    seen = sitk.Cast(mean > ATLAS_PADDING_HU, sitk.sitkFloat32)
+    covered = sitk.Resample(seen, reference, shift, sitk.sitkLinear, 0.0)
+    # linear interpolation must not mix padding into tissue
+    filled = sitk.Maximum(mean, -1024.0)
+    hu = sitk.Resample(filled, reference, shift, sitk.sitkLinear, -1024.0)
+    inside = sitk.GetArrayFromImage(covered) > 0.99
+    _write_atlas(np.where(inside, sitk.GetArrayFromImage(hu), ATLAS_PADDING_HU), path)
+    # wide scans are laid by the centroid of their lungs, as this atlas is
+    settings = {"tight_offset_mm": _TIGHT_OFFSET_MM, "wide_offset_mm": list(HEART.center_mm)}
+    return Ellipsoid((0.0, 0.0, 0.0), HEART.radii_mm), settings
+
+
+def _write_atlas(hu: NDArray[np.floating], path: Path) -> None:
+    """Write attenuation on `ATLAS_GRID`, or `ATLAS_PADDING_HU`, by atomic rename."""
+    hu = np.where(hu == ATLAS_PADDING_HU, hu, np.clip(hu, -1024, 1500))
     partial = path.with_name("partial." + path.name)
     sitk.WriteImage(ATLAS_GRID.to_image(np.rint(hu).astype(np.int16)), str(partial), True)
     os.replace(partial, path)
-    return Ellipsoid((0.0, 0.0, 0.0), HEART.radii_mm), transforms, mean.similarities
 
 
 def _offsets(
-    members: Sequence[_Member], transforms: Sequence[NDArray[np.float64]]
+    members: Sequence[_Member], transforms: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, Any]:
     """Where the heart lies from the start point, on average over the cohort."""
     wide = [
-        matrix[:3, 3] - member.volume.start_mm
-        for member, matrix in zip(members, transforms, strict=True)
+        transforms[member.name][:3, 3] - member.volume.start_mm
+        for member in members
         if member.volume.wide
     ]
-    settings: dict[str, Any] = {"tight_offset_mm": [0.0, 0.0, 12.0]}
+    settings: dict[str, Any] = {"tight_offset_mm": _TIGHT_OFFSET_MM}
     settings["wide_offset_mm"] = np.round(np.mean(wide, axis=0), 1).tolist() if wide else [0.0] * 3
     return settings
 
 
 def _examples(
     members: Sequence[_Member],
-    teaching: Sequence[_Member],
-    transforms: Sequence[NDArray[np.float64]],
+    known: Mapping[str, NDArray[np.float64]],
+    similarities: dict[str, float],
     atlas: Path,
     heart: Ellipsoid,
     settings: dict[str, Any],
     report: Callable[[str], None],
 ) -> list[AlignmentExample]:
-    """Every scan with its place in the atlas; held-out ones are found without the network."""
+    """Every scan with its place in the atlas; where it is not known, found without the network.
+
+    What is found adds to `similarities`.
+    """
     from registration.alignment import ReferenceAligner
     from registration.alignment_batches import AlignmentExample
 
-    known = {member.name: matrix for member, matrix in zip(teaching, transforms, strict=True)}
     aligner = ReferenceAligner(sitk.ReadImage(str(atlas)), heart, **settings)
     examples = []
     for member in members:
         matrix = known.get(member.name)
         if matrix is None:
             alignment = aligner.align_volume(member.volume)
-            report(f"{member.name} is held out: similarity {alignment.similarity:.3f}")
+            similarities[member.name] = alignment.similarity
+            report(f"{member.name}, aligned to the atlas: similarity {alignment.similarity:.3f}")
             matrix = affine_matrix(alignment.atlas_to_scan)
         examples.append(AlignmentExample.from_volume(member.name, member.volume, matrix))
     return examples
@@ -266,7 +330,7 @@ def _describe(
         "training": {
             "alignment": {
                 "command": "calcium-score train alignment",
-                "recipe": asdict(recipe),
+                "recipe": asdict(recipe) | {"atlas": recipe.atlas and recipe.atlas.name},
                 "scans": [example.name for example in training],
                 "held_out": [example.name for example in validation],
                 "metrics": {name: round(value, 4) for name, value in metrics.items()},

@@ -21,6 +21,12 @@ import click
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for checkpoint and curves; a rerun goes on there.  [default: OUT/work]",
 )
+@click.option(
+    "--atlas",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Atlas of chest CT to align to, as `calcium-score atlas build` writes it.  [default: an "
+    "affine mean of SCANS is built]",
+)
 @click.option("--steps", type=click.IntRange(min=1), default=1500, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
@@ -36,13 +42,14 @@ def command(
     scans: tuple[Path, ...],
     out: Path,
     work: Path | None,
+    atlas: Path | None,
     steps: int,
     seed: int,
     phantoms: int,
     hold_out: tuple[str, ...],
     threads: int,
 ) -> None:
-    """Build the atlas from SCANS and train the network that aligns to it.
+    """Build the atlas from SCANS, or take ATLAS, and train the network that aligns to it.
 
     SCANS are non-contrast CT of whole chests: folders, archives or files. No labels are
     needed. The training can be killed at any moment; the same command goes on.
@@ -55,7 +62,9 @@ def command(
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    recipe = AlignmentRecipe(steps=steps, seed=seed, phantoms=phantoms, hold_out=hold_out)
+    recipe = AlignmentRecipe(
+        steps=steps, seed=seed, phantoms=phantoms, hold_out=hold_out, atlas=atlas
+    )
     try:
         metrics = train_alignment(
             scans, out, work or out / "work", recipe, report=lambda line: click.echo(line, err=True)

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 TABLE_OPTIONS = ("model", "epochs")
 """Options that mean something with --table alone."""
 
+BACKGROUND_OPTIONS = ("simulated", "phantom_share", "hold_out")
+"""Options that mean nothing without scans to put calcium into."""
+
 SCANS_OPTIONS = (
     "work",
+    "phantoms_only",
     "network",
     "members",
     "widths",
@@ -83,6 +87,11 @@ def _widths(text: str | None) -> tuple[int, ...] | None:
     help="Folder of JSON files with coronary courses and named components, one per scan.",
 )
 @click.option(
+    "--phantoms-only",
+    is_flag=True,
+    help="Learn from digital phantoms alone, without SCANS: to try out, not for patients.",
+)
+@click.option(
     "--work",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for simulated scans and checkpoints; a rerun goes on there.  [default: OUT/work]",
@@ -146,6 +155,7 @@ def command(
     model: Path | None,
     epochs: int,
     annotations: Path | None,
+    phantoms_only: bool,
     work: Path | None,
     network: str,
     members: int,
@@ -168,6 +178,8 @@ def command(
     With --table TABLE instead of SCANS, train a model further on a cohort of your own, from
     the scores of whole scans. A third of them takes no part and judges: if no pass is better
     than the start, the start is kept.
+
+    With --phantoms-only, train a model from nothing but digital phantoms.
     """
     if table is not None:
         if scans or annotations is not None:
@@ -176,8 +188,10 @@ def command(
         _report_progress()
         _fine_tune(table, model, out, epochs, seed)
         return
-    if not scans or annotations is None:
-        raise click.UsageError("give SCANS with --annotations, or --table")
+    if phantoms_only:
+        _check_phantoms_only(ctx, bool(scans) or annotations is not None, phantoms)
+    elif not scans or annotations is None:
+        raise click.UsageError("give SCANS with --annotations, or --table, or --phantoms-only")
     _refuse_given(ctx, TABLE_OPTIONS, "with --table alone")
     if network == "plain":
         _refuse_given(ctx, ("members",), "with --network additive alone")
@@ -191,7 +205,7 @@ def command(
         members=members if network == "additive" else 1,
         widths=widths or WIDTHS[network],
         learning_rate=learning_rate or LEARNING_RATES[network],
-        simulated=simulated,
+        simulated=0 if phantoms_only else simulated,
         phantoms=phantoms,
         phantom_share=phantom_share,
         validation_phantoms=validation_phantoms,
@@ -219,6 +233,14 @@ def _refuse_given(ctx: click.Context, names: tuple[str, ...], where: str) -> Non
         raise click.UsageError(f"{', '.join(given)} {verb} {where}")
 
 
+def _check_phantoms_only(ctx: click.Context, scans_given: bool, phantoms: int) -> None:
+    if scans_given:
+        raise click.UsageError("give either SCANS with --annotations, or --phantoms-only")
+    if phantoms == 0:
+        raise click.UsageError("--phantoms-only needs --phantoms. Received: 0")
+    _refuse_given(ctx, BACKGROUND_OPTIONS, "with SCANS and --annotations, not with --phantoms-only")
+
+
 def _refuse_other_folders(out: Path) -> None:
     from pipelines.model import ModelError, read_description
 
@@ -234,7 +256,11 @@ def _refuse_other_folders(out: Path) -> None:
 
 
 def _train(
-    scans: tuple[Path, ...], annotations: Path, out: Path, recipe: ScoringRecipe, work: Path
+    scans: tuple[Path, ...],
+    annotations: Path | None,
+    out: Path,
+    recipe: ScoringRecipe,
+    work: Path,
 ) -> dict[str, float]:
     """The training; scans, annotations and models that it cannot use are wrong usage."""
     from pipelines.model import ModelError

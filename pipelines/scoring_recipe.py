@@ -17,7 +17,7 @@ class ScoringRecipe:
         widths: Kernels per level.
         members: Networks, trained one after the other from seeds of their own, whose mean logit
             counts.
-        simulated: Semi-synthetic scans per background.
+        simulated: Semi-synthetic scans per background; 0 to learn from phantoms alone.
         phantoms: Phantoms, half of each kind and of each population.
         phantom_share: Share of the crops that show phantoms, if there are any; `None` draws all
             scans alike.
@@ -51,7 +51,7 @@ class ScoringRecipe:
             "network": self.network,
             "members": self.members,
             "widths": ",".join(str(width) for width in self.widths),
-            "simulated": self.simulated,
+            **({"simulated": self.simulated} if self.simulated else {}),
             "phantoms": self.phantoms,
             "validation-phantoms": self.validation_phantoms,
             "steps": self.steps,
@@ -61,7 +61,8 @@ class ScoringRecipe:
             settings["phantom-share"] = self.phantom_share
         if self.learning_rate != LEARNING_RATES[self.network]:
             settings["learning-rate"] = self.learning_rate
-        parts = ["calcium-score train scoring SCANS --out MODEL --annotations FOLDER"]
+        scans = "SCANS --annotations FOLDER" if self.simulated else "--phantoms-only"
+        parts = [f"calcium-score train scoring {scans} --out MODEL"]
         parts += [f"--{name} {value}" for name, value in settings.items()]
         parts += [f"--hold-out {name}" for name in self.hold_out]
         return " ".join(parts)

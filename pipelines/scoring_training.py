@@ -276,7 +276,7 @@ def model_sections(
 
 def train_model(
     folders: Sequence[Path],
-    annotations: Path,
+    annotations: Path | None,
     model: Path,
     recipe: ScoringRecipe,
     work: Path,
@@ -285,7 +285,7 @@ def train_model(
 
     Args:
         folders: Folders, archives or files with CT.
-        annotations: Folder of annotation files.
+        annotations: Folder of annotation files; `None` to learn from phantoms alone.
         model: Model folder that holds atlas and alignment.
         recipe: What to train.
         work: Folder of the cache and the checkpoints.
@@ -305,10 +305,12 @@ def train_model(
     cache = work / "scans"
     cache.mkdir(parents=True, exist_ok=True)
     tasks: list[Task] = []
-    sources = list(find_backgrounds(folders, annotations, aligner))
-    if not sources:
-        raise ValueError(f"no scan has an annotation of its name. Received: {annotations}")
-    _check_held_out(recipe, [source.name for source in sources])
+    sources = []
+    if annotations is not None:
+        sources = list(find_backgrounds(folders, annotations, aligner))
+        if not sources:
+            raise ValueError(f"no scan has an annotation of its name. Received: {annotations}")
+        _check_held_out(recipe, [source.name for source in sources])
     for source in sources:
         tasks += simulated_tasks(source, heart, cache, seed=recipe.seed, count=recipe.simulated)
         if source.name in recipe.hold_out:
@@ -321,8 +323,9 @@ def train_model(
     scans, validation = made[: len(tasks)], made[len(tasks) :]
     weights, found = train_scoring(scans, recipe, work / recipe.network, validation=validation)
     shutil.copyfile(weights, model / SCORING_WEIGHTS_NAME)
-    shown = [source for source in sources if source.name not in recipe.hold_out]
-    vessel_atlas(shown or sources, heart).save(model / VESSELS_NAME)
+    if sources:
+        shown = [source for source in sources if source.name not in recipe.hold_out]
+        vessel_atlas(shown or sources, heart).save(model / VESSELS_NAME)
     names = sorted({scan.group for scan in scans if not scan.group.startswith(PHANTOM_GROUP)})
     update_description(model, model_sections(recipe, heart, names, found))
     return dict(found.metrics)

@@ -19,6 +19,7 @@ from pipelines.cli_train_scoring import SCANS_OPTIONS, TABLE_OPTIONS, command
 from pipelines.model import (
     DEFAULT_MODEL,
     SCORING_WEIGHTS_NAME,
+    load_model,
     read_description,
     update_description,
     verify_files,
@@ -165,6 +166,38 @@ def test_settings_of_the_command_reach_the_recipe_and_its_record(
         assert words in other.command
     assert "--learning-rate" not in default.command + plain.command
     assert "--phantom-share" not in default.command
+
+
+def test_phantoms_alone_need_no_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(scoring_training, "train_model", lambda *all: given.append(all) or {})
+    update_description(tmp_path, {"heart": {}, "alignment": {}})
+    common = ["--phantoms-only", "--out", tmp_path]
+    assert invoke(*common, "--phantoms", 30).exit_code == 0
+    scans, annotations, _, recipe, _ = given[0]
+    assert (scans, annotations, recipe.simulated, recipe.phantoms) == ((), None, 0, 30)
+    assert "train scoring --phantoms-only --out MODEL" in recipe.command
+    assert "--simulated" not in recipe.command
+    for options, message in (
+        ([tmp_path], "give either SCANS with --annotations, or --phantoms-only"),
+        (["--phantoms", 0], "--phantoms-only needs --phantoms"),
+        (["--hold-out", "x"], "--hold-out goes with SCANS and --annotations, not with"),
+    ):
+        done = invoke(*common, *options)
+        assert done.exit_code == 2
+        assert message in " ".join(done.output.split())
+
+
+@pytest.mark.slow
+def test_phantoms_alone_make_a_model_that_scores(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(DEFAULT_MODEL, model)
+    few = ["--phantoms", 2, "--validation-phantoms", 0, "--steps", 2, "--members", 1]
+    done = invoke("--phantoms-only", "--out", model, *few, "--widths", "4,6", "--workers", 1)
+    assert done.exit_code == 0, done.output
+    training = read_description(model)["training"]["scoring"]
+    assert training["scans"] == []
+    assert load_model(model).scorer is not None
 
 
 @pytest.mark.parametrize("widths", ["16", "16;32", "16,0", "", "1,1,1,1,1,1,1,1"])
