@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from registration.geometry import ImageGrid, affine_matrix, affine_transform
+from registration.transforms_hdf5 import write_hdf5_transform
 
 EXPORTED_ORDERS = (2, 3)
 """Degrees of the spline that are exported; ITK's linear one has no derivative at its knots."""
@@ -237,12 +238,17 @@ def transform_stages(transform: sitk.Transform) -> tuple[sitk.Transform, ...]:
 def write_transform(transform: sitk.Transform, path: Path) -> None:
     """Write an ITK transform file, `.tfm` or `.txt` (text), `.h5` (binary).
 
+    The same transform gives the same bytes, in either form.
+
     Raises:
         ValueError: If the suffix is none of these.
     """
     if path.suffix.lower() not in (".tfm", ".txt", ".h5", ".hdf5"):
         raise ValueError(f"a transform file must end in .tfm, .txt or .h5. Received: {path.name}")
-    sitk.WriteTransform(transform, str(path))
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        write_hdf5_transform(transform, path)
+    else:
+        sitk.WriteTransform(transform, str(path))
 
 
 def moving_points(transform: sitk.Transform, fixed_points: ArrayLike) -> NDArray[np.float64]:

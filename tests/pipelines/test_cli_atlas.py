@@ -22,7 +22,13 @@ from tests.atlas.blob import cohort, known_maps, oblique_grid, subject
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUICK = ("--only", "affine", "--rounds", "1", "--spacing", "4")
-BYTES = ("atlas.nii.gz", "deviation.nii.gz", "coverage.nii.gz", "transforms/s0.tfm")
+BYTES = (
+    "atlas.nii.gz",
+    "deviation.nii.gz",
+    "coverage.nii.gz",
+    "transforms/s0.tfm",
+    "transforms/s0.inverse.h5",
+)
 
 
 @pytest.fixture(scope="module")
