@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from atlas.atlas_mean import PLANES, middle_planes
 from atlas.averaging import UNCOVERED, move_member, write_moved
 from atlas.dense_deformation import deformation_field_vox, dense_transform
+from atlas.dense_inverse import carried_back_error_mm, inverse_of_warps
 from atlas.member import Member, read_member
 from atlas.network_method import register_by_network, train_network
 from atlas.registration_methods import (
@@ -42,16 +43,6 @@ from registration.atomic_files import placing
 from registration.geometry import ImageGrid, affine_transform
 from registration.metrics import folding_fraction, jacobian_determinant
 from registration.transforms import write_transform
-from registration.transforms_dense import (
-    displacement_field_transform,
-    inverse_transform,
-)
-
-INVERSE_TOLERANCE_VOX = 0.02
-"""Residual at which an inverse counts as found, voxels of the registration grid."""
-
-INVERSE_ITERATIONS = 6
-"""Further ones change what is left at points that have no pre-image, at borders and folds."""
 
 NETWORK_POLISH = 0.5
 """Share of a stage's steps taken from the output of a network."""
@@ -230,7 +221,7 @@ def finish(task: FinishTask) -> None:
     coarse = registration_grid(task.grid)
     deformation = deformation_field_vox(found, coarse)
     error_mm = _write_inverse(
-        found, deformation, coarse, task.out / "transforms" / f"{name}.inverse.h5"
+        found, deformation, coarse, member, task.out / "transforms" / f"{name}.inverse.h5"
     )
     field = deformation
     if coarse != task.grid:
@@ -286,9 +277,13 @@ def _registered(task: RegisterTask, before: SubjectTransform) -> SubjectTransfor
 
 
 def _write_inverse(
-    found: SubjectTransform, deformation: NDArray[np.float64], grid: ImageGrid, path: Path
+    found: SubjectTransform,
+    deformation: NDArray[np.float64],
+    grid: ImageGrid,
+    member: Member,
+    path: Path,
 ) -> float:
-    """Write the map from subject to atlas; mean error of its dense part, mm.
+    """Write the map from subject to atlas; its error, see `carried_back_error_mm`.
 
     The affine part is exact. The warps are undone on the registration grid, where they live;
     there their dense field stands in for them, which is looked up a hundred times faster.
@@ -298,13 +293,12 @@ def _write_inverse(
         with placing(path) as part:
             write_transform(backward, part)
         return 0.0
-    tolerance = INVERSE_TOLERANCE_VOX * grid.spacing[0]
-    dense = displacement_field_transform(deformation, grid)
-    undone = inverse_transform(dense, grid, iterations=INVERSE_ITERATIONS, tolerance_mm=tolerance)
     # the subject's points go through the affine map first
+    inverse = sitk.CompositeTransform([inverse_of_warps(deformation, grid), backward])
     with placing(path) as part:
-        write_transform(sitk.CompositeTransform([undone.transform, backward]), part)
-    return undone.mean_error_mm
+        write_transform(inverse, part)
+    seen = member.grid.to_image((member.volume.valid > 0).astype(np.uint8))
+    return carried_back_error_mm(found.to_transform(), inverse, grid, seen)
 
 
 def _write_image(image: sitk.Image, path: Path) -> None:

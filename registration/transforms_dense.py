@@ -88,7 +88,31 @@ def displacement_field_transform(
     """
     field = np.asarray(displacement_field, dtype=float)
     along_axes = field[..., ::-1] * np.array(grid.spacing)
-    return _field_transform(along_axes @ grid.direction_matrix.T, grid)
+    return displacement_field_transform_mm(along_axes @ grid.direction_matrix.T, grid)
+
+
+def displacement_field_transform_mm(
+    displacement_mm: NDArray[np.floating], grid: ImageGrid
+) -> sitk.DisplacementFieldTransform:
+    """The same of a field in physical space.
+
+    Args:
+        displacement_mm: LPS mm, components (x, y, z), shape `(*shape, d)`.
+        grid: Grid that the field lives on.
+
+    Raises:
+        ValueError: If the shape is not that of the grid.
+    """
+    if displacement_mm.shape != (*grid.shape, grid.dimension):
+        raise ValueError(
+            f"a field on this grid must have shape {(*grid.shape, grid.dimension)}. "
+            f"Received: {displacement_mm.shape}"
+        )
+    image = sitk.GetImageFromArray(np.ascontiguousarray(displacement_mm, dtype=float), True)
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction)
+    return sitk.DisplacementFieldTransform(image)
 
 
 def write_learn2reg(
@@ -151,7 +175,7 @@ def read_learn2reg(
     axes = [np.arange(n) for n in fixed_grid.shape]
     index = np.stack(np.meshgrid(*axes, indexing="ij")[::-1], axis=-1)
     points = moving_grid.physical_points(index + np.moveaxis(array, 0, -1))
-    return _field_transform(points - fixed_grid.voxel_points(), fixed_grid)
+    return displacement_field_transform_mm(points - fixed_grid.voxel_points(), fixed_grid)
 
 
 def inverse_transform(
@@ -192,7 +216,7 @@ def inverse_transform(
     best, rest = field, np.zeros_like(field)
     least, length = np.full(wide.shape, np.inf), np.ones(wide.shape)
     for _ in range(iterations):
-        there = sitk.CompositeTransform([transform, _field_transform(field, wide)])
+        there = sitk.CompositeTransform([transform, displacement_field_transform_mm(field, wide)])
         residual = displacement_field_mm(there, wide)
         size = np.linalg.norm(residual, axis=-1)
         better = size < least
@@ -205,7 +229,7 @@ def inverse_transform(
         length = np.where(better, np.minimum(1.0, 2.0 * length), 0.5 * length)
         step = rest + np.einsum("...ij,...j->...i", _derivatives(best, wide), rest)
         field = best - length[..., None] * step
-    return _measured(_field_transform(best, wide), transform, grid)
+    return _measured(displacement_field_transform_mm(best, wide), transform, grid)
 
 
 def _derivatives(field_mm: NDArray[np.float64], grid: ImageGrid) -> NDArray[np.float64]:
@@ -222,21 +246,6 @@ def _check_learn2reg(grid: ImageGrid, path: Path) -> None:
             "Learn2Reg's layout is a .nii or .nii.gz file of a three-dimensional field. "
             f"Received: {path.name}, {grid.dimension}-D"
         )
-
-
-def _field_transform(
-    displacement_mm: NDArray[np.floating], grid: ImageGrid
-) -> sitk.DisplacementFieldTransform:
-    if displacement_mm.shape != (*grid.shape, grid.dimension):
-        raise ValueError(
-            f"a field on this grid must have shape {(*grid.shape, grid.dimension)}. "
-            f"Received: {displacement_mm.shape}"
-        )
-    image = sitk.GetImageFromArray(np.ascontiguousarray(displacement_mm, dtype=float), True)
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(grid.origin)
-    image.SetDirection(grid.direction)
-    return sitk.DisplacementFieldTransform(image)
 
 
 def _widened(grid: ImageGrid) -> ImageGrid:
