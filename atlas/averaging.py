@@ -102,10 +102,13 @@ def slabs(paths: Sequence[Path], shape: Sequence[int]) -> Iterator[tuple[slice, 
     layer = 2 * len(paths) * int(np.prod(shape[1:]))
     # float64 copies of a slab are made, four times the size
     step = max(1, SLAB_BYTES // (4 * layer))
-    arrays = [np.load(path, mmap_mode="r") for path in paths]
     for first in range(0, shape[0], step):
         part = slice(first, min(shape[0], first + step))
-        yield part, np.stack([array[part] for array in arrays])
+        slab = np.empty((len(paths), part.stop - first, *shape[1:]), dtype=np.int16)
+        for number, path in enumerate(paths):
+            # opened anew for every slab: a system lets a process have few files open at a time
+            slab[number] = np.load(path, mmap_mode="r")[part]
+        yield part, slab
 
 
 def _statistics(

@@ -56,6 +56,20 @@ def test_slabs_do_not_change_the_average(tmp_path, monkeypatch):
     )
 
 
+def test_a_cohort_may_have_more_images_than_a_process_may_have_files_open(tmp_path):
+    resource = pytest.importorskip("resource")
+    paths = written(tmp_path, np.tile(np.arange(40), (6, 1)))
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (tmp_path / "next").open("wb") as stream:
+        next_free = stream.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free + 10, most))
+    try:
+        mean = average(paths, GRID, kind="mean", modality="other")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+    assert mean.values.ravel().tolist() == [19.5] * 6
+
+
 def test_nothing_has_no_average():
     with pytest.raises(ValueError, match="at least one image"):
         average([], GRID, kind="mean", modality="ct")
