@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 
 from atlas import tasks
 from atlas.atlas_mean import AtlasMean
 from atlas.builder import AtlasBuilder, BuiltAtlas
+from atlas.label_fusion import fused
 from atlas.member import Modality
 from atlas.registration_methods import registration_grid
 from atlas.subject_transform import read_subject_transform
@@ -61,9 +61,6 @@ SUBJECT_COLUMNS = (
     "inverse_error_mm",
     "left_out",
 )
-
-MAX_LABEL = 2**15
-"""Largest label that is fused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,33 +217,13 @@ def _mean_displacement_mm(paths: Sequence[Path], grid: ImageGrid) -> float:
 
 
 def _fuse_labels(paths: Sequence[Path], grid: ImageGrid, out: Path) -> tuple[int, ...]:
-    """Write the label most subjects agree on per voxel, and the share of them that do.
-
-    Labels are counted one after the other, so that memory does not grow with subjects or
-    labels. Of equally frequent ones the lower wins.
-    """
+    """Write the label most subjects agree on per voxel, and the share of them that do."""
     if not paths:
         return ()
-    found: set[int] = set()
-    for path in paths:
-        found |= set(np.unique(_labels(path)).tolist())
-    best = np.zeros(grid.shape, dtype=np.int16)
-    votes = np.zeros(grid.shape, dtype=np.uint16)
-    names = tuple(sorted(int(v) for v in found if 0 <= v < MAX_LABEL))
-    for value in names:
-        count = np.zeros(grid.shape, dtype=np.uint16)
-        for path in paths:
-            count += _labels(path) == value
-        more = count > votes
-        best[more], votes[more] = value, count[more]
-    _write_image(grid.to_image(best), out / LABELS_NAME)
-    share = (votes / len(paths)).astype(np.float32)
+    labels, share, names = fused(paths, grid)
+    _write_image(grid.to_image(labels), out / LABELS_NAME)
     _write_image(grid.to_image(share), out / AGREEMENT_NAME)
-    return tuple(value for value in names if value != 0)
-
-
-def _labels(path: Path) -> NDArray[np.int64]:
-    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))).astype(np.int64)
+    return names
 
 
 def _write_image(image: sitk.Image, path: Path) -> None:

@@ -18,6 +18,7 @@ from atlas.atlas_mean import PLANES, middle_planes
 from atlas.averaging import UNCOVERED, move_member, write_moved
 from atlas.dense_deformation import deformation_field_vox, dense_transform
 from atlas.dense_inverse import carried_back_error_mm, inverse_of_warps
+from atlas.label_fusion import MAX_LABEL, moved_label
 from atlas.member import Member, read_member
 from atlas.network_method import register_by_network, train_network
 from atlas.registration_methods import (
@@ -234,13 +235,15 @@ def finish(task: FinishTask) -> None:
     _write_image(
         task.grid.to_image(logarithm), task.out / "jacobians" / f"{name}.log-jacobian.nii.gz"
     )
+    transform = dense_transform(found, coarse)
+    moved = move_member(member, transform, task.grid)
     if task.label is not None:
-        _write_label(task, dense_transform(found, coarse))
+        _write_label(task, transform, moved)
     # the grids have the axes of space, so voxels times spacing are mm
     shifts_mm = (deformation[..., ::-1] * np.array(coarse.spacing)).astype(np.float32)
     with placing(task.displacement) as part, part.open("wb") as stream:
         np.save(stream, shifts_mm)
-    _write_view(task, member, found, field, logarithm)
+    _write_view(task, moved, field, logarithm)
     facts = {
         **found.facts,
         "inverse_error_mm": error_mm,
@@ -306,24 +309,20 @@ def _write_image(image: sitk.Image, path: Path) -> None:
         sitk.WriteImage(image, str(part), True)
 
 
-def _write_label(task: FinishTask, transform: sitk.Transform) -> None:
-    label = sitk.ReadImage(str(task.label))
-    moved = sitk.Resample(
-        label, task.grid.empty_image(sitk.sitkUInt8), transform, sitk.sitkNearestNeighbor, 0
-    )
-    _write_image(moved, task.out / "labels" / f"{task.subject_id}.nii.gz")
+def _write_label(task: FinishTask, transform: sitk.Transform, moved: NDArray[np.int16]) -> None:
+    label = moved_label(sitk.ReadImage(str(task.label)), transform, task.grid, moved != UNCOVERED)
+    kind = np.int16 if label.max() < MAX_LABEL else np.int32
+    path = task.out / "labels" / f"{task.subject_id}.nii.gz"
+    _write_image(task.grid.to_image(label.astype(kind)), path)
 
 
 def _write_view(
     task: FinishTask,
-    member: Member,
-    found: SubjectTransform,
+    moved: NDArray[np.int16],
     field: NDArray[np.float64],
     logarithm: NDArray[np.float32],
 ) -> None:
     """Three middle planes of the moved subject, and of how it was deformed."""
-    transform = dense_transform(found, registration_grid(task.grid))
-    moved = move_member(member, transform, task.grid)
     shown = np.where(moved == UNCOVERED, np.float32(np.nan), moved).astype(np.float32)
     planes: dict[str, Any] = dict(middle_planes(shown))
     planes |= {f"{name}_jacobian": plane for name, plane in middle_planes(logarithm).items()}

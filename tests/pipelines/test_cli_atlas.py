@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from pipelines import atlas_build
 from pipelines.cli import main
+from registration.geometry import ImageGrid
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig, build_registration
 from registration.registration_folder import save_registration
@@ -97,6 +98,42 @@ def test_labels_are_carried_over_and_fused(finished):
         index = labels.TransformPhysicalPointToIndex((x, 0.0, 0.0))
         assert labels[index] == expected
         assert agreement[index] == 1.0
+
+
+def test_labels_count_only_where_their_subjects_are_in_view(tmp_path):
+    """Two subjects are whole; of the others the upper part is cut off."""
+    folder, out = tmp_path / "mixed", tmp_path / "out"
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    for number, matrix in enumerate(known_maps()):
+        grid = oblique_grid(matrix)
+        if number >= 2:
+            grid = ImageGrid((36, 26, 12), grid.spacing, grid.origin, grid.direction)
+        backward = np.linalg.inv(matrix)
+        points = grid.voxel_points() @ backward[:3, :3].T + backward[:3, 3]
+        label = np.linalg.norm(points / np.array([30.0, 24.0, 20.0]), axis=-1) < 1.0
+        for name, image in (
+            ("images", subject(matrix, grid, seed=number)),
+            ("labels", grid.to_image(label.astype(np.uint8))),
+        ):
+            sitk.WriteImage(image, str(folder / name / f"s{number}.nii.gz"))
+    result = run("build", folder, "--out", out, *QUICK)
+    assert result.exit_code == 0, result.output
+    labels, agreement, coverage, whole, cut = (
+        sitk.ReadImage(str(out / name))
+        for name in (
+            "labels.nii.gz",
+            "labels-agreement.nii.gz",
+            "coverage.nii.gz",
+            "labels/s0.nii.gz",
+            "labels/s5.nii.gz",
+        )
+    )
+    index = labels.TransformPhysicalPointToIndex((0.0, 0.0, 10.0))
+    assert (coverage[index], whole[index], cut[index]) == (2, 1, -1)
+    assert (labels[index], agreement[index]) == (1, 1.0)
+    index = labels.TransformPhysicalPointToIndex((0.0, 0.0, -10.0))
+    assert (coverage[index], whole[index], cut[index]) == (6, 1, 1)
 
 
 def test_a_finished_atlas_is_left_as_it_is(images, finished):
