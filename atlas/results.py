@@ -21,7 +21,6 @@ from atlas.label_fusion import fused
 from atlas.member import Modality
 from atlas.registration_methods import registration_grid
 from atlas.subject_transform import read_subject_transform
-from atlas.subjects import Subject
 from registration.atomic_files import placing, write_atomically
 from registration.geometry import ImageGrid
 
@@ -79,15 +78,12 @@ class AtlasResults:
     labels: tuple[int, ...]
 
 
-def write_results(
-    builder: AtlasBuilder, built: BuiltAtlas, subjects: Sequence[Subject], out: Path
-) -> AtlasResults:
+def write_results(builder: AtlasBuilder, built: BuiltAtlas, out: Path) -> AtlasResults:
     """Write images, transforms and tables of a finished build.
 
     Args:
         builder: That built it.
         built: Where it ended.
-        subjects: The cohort, for its labels.
         out: Folder of the atlas.
 
     Raises:
@@ -95,7 +91,7 @@ def write_results(
     """
     mean = built.mean
     write_mean_images(mean, out)
-    rows, finished = _finish_subjects(builder, built, subjects, out)
+    rows, finished = _finish_subjects(builder, built, out)
     averaged = set(built.records[-1]["averaged"])
     shift = _mean_displacement_mm(
         [task.displacement for task in finished if task.subject_id in averaged], mean.grid
@@ -171,9 +167,8 @@ def view_path(work: Path, subject_id: str) -> Path:
 
 
 def _finish_subjects(
-    builder: AtlasBuilder, built: BuiltAtlas, subjects: Sequence[Subject], out: Path
+    builder: AtlasBuilder, built: BuiltAtlas, out: Path
 ) -> tuple[list[dict[str, Any]], list[tasks.FinishTask]]:
-    labels = {subject.subject_id: subject.label for subject in subjects}
     final = builder.work.root / "final"
     variant = str(built.records[-1]["variant"])
     items = [
@@ -186,7 +181,7 @@ def _finish_subjects(
             final / f"{name}.facts.npz",
             view_path(builder.work.root, name),
             final / f"{name}.displacement.npy",
-            labels.get(name),
+            builder.work.label(name) if builder.work.label(name).exists() else None,
         )
         for name in builder.subjects
     ]

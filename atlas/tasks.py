@@ -118,7 +118,7 @@ class FinishTask:
         facts: Receives what is known of the subject; written last, so it vouches for the rest.
         view: Receives planes for the report.
         displacement: Receives the displacement by the warps on the registration grid, mm.
-        label: Label image of the subject, if it has one.
+        label: Copy of the subject's label image, if it has one.
     """
 
     subject_id: str

@@ -28,6 +28,10 @@ class WorkFolder:
         """Prepared subject."""
         return self.root / "members" / f"{subject_id}.npz"
 
+    def label(self, subject_id: str) -> Path:
+        """Copy of a subject's label image, if it has one."""
+        return self.root / "members" / f"{subject_id}.label.nrrd"
+
     def refusal(self, subject_id: str) -> Path:
         """Why a subject could not be prepared."""
         return self.root / "members" / f"{subject_id}.refused.json"

@@ -32,6 +32,7 @@ from pipelines.atlas_continuation import (
     take_members,
     with_split_of,
 )
+from pipelines.atlas_labels import keep_other_labels
 from pipelines.atlas_record import (
     RESULT_NAMES,
     AtlasSummary,
@@ -123,6 +124,7 @@ def build_atlas(
         with _spreading(execution) as spread:
             usable, refused = _prepared(entries, work, settings, spread, execution)
             subjects = [entry.subject for entry in usable]
+            keep_other_labels(subjects, work, execution.report)
             split = out if continuation is None else with_split_of(continuation.folder, out)
             held_out = held_out_ids(
                 split, subjects, share=settings.held_out_share, seed=settings.seed
@@ -140,7 +142,7 @@ def build_atlas(
                 on_progress=execution.on_progress,
             )
             built = builder.build()
-            results = write_results(builder, built, subjects, out)
+            results = write_results(builder, built, out)
         record = atlas_record(entries, refused, settings, execution, built, results, out)
         record["seconds"] = round(time.monotonic() - started, 1)
         write_report(record, built, results, builder, subjects, out)
@@ -246,6 +248,7 @@ def _prepared(
                     settings.modality,
                     settings.spacing_mm,
                     work.member(name),
+                    work.label(name),
                     work.refusal(name),
                     facts,
                 )

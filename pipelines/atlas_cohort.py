@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from atlas.member import Modality, UnusableImageError, prepare_member, write_member
 from atlas.subjects import Subject, in_order, read_subjects, stem
+from pipelines.atlas_labels import keep_label
 from pipelines.discovery import SeriesCandidate, find_series
 from pipelines.hounsfield import AIR_CEILING_HU
 from pipelines.pair_files import UnusableFile, read_pair_image
@@ -20,6 +21,7 @@ from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
 from pipelines.volume_contents import read_image
 from registration.atomic_files import write_atomically
+from registration.geometry import ImageGrid
 from registration.image_files import has_plain_name
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class PrepareTask:
         modality: What its values are.
         spacing_mm: Edge of a voxel.
         out: Prepared subject.
+        label: Copy of its label image, if it has one.
         refusal: JSON with the reason, written instead of `out`.
         facts: JSON with the content hash, written last.
     """
@@ -65,6 +68,7 @@ class PrepareTask:
     modality: Modality
     spacing_mm: float
     out: Path
+    label: Path
     refusal: Path
     facts: Path
 
@@ -141,15 +145,16 @@ def prepare(task: PrepareTask) -> None:
     task.facts.parent.mkdir(parents=True, exist_ok=True)
     facts: dict[str, object] = {"sha256": None}
     try:
-        mask = task.entry.subject.mask
+        mask, label = task.entry.subject.mask, task.entry.subject.label
+        image = _read(task.entry.candidate, task.modality)
         member = prepare_member(
-            _read(task.entry.candidate, task.modality),
+            image,
             modality=task.modality,
             spacing_mm=task.spacing_mm,
             mask=None if mask is None else read_pair_image(mask),
         )
-        if task.entry.subject.label is not None:
-            read_pair_image(task.entry.subject.label)
+        if label is not None:
+            keep_label(label, ImageGrid.from_image(image), task.label)
         write_member(member, task.out)
         facts["sha256"] = task.entry.candidate.content_hash
     except UnusableSeries as reason:

@@ -109,11 +109,13 @@ def new_entries(
 
 
 def _content_hash(continuation: Continuation, entry: CohortEntry) -> str:
-    """Digest of what was prepared; of the files themselves where they were refused."""
+    """Digest of what was prepared; of the files themselves where they were refused, if there."""
     work = WorkFolder(continuation.folder / WORK_NAME)
     facts = work.member(entry.subject.subject_id).with_suffix(".json")
     digest = json.loads(facts.read_text(encoding="utf-8"))["sha256"] if facts.exists() else None
-    return str(digest or entry.candidate.content_hash)
+    if digest is None and all(path.exists() for path in entry.candidate.files):
+        digest = entry.candidate.content_hash
+    return str(digest or "")
 
 
 def _is_prepared(work: WorkFolder, entry: CohortEntry) -> bool:
@@ -220,13 +222,14 @@ def _entry_from(row: Mapping[str, Any]) -> CohortEntry:
 
 
 def take_members(continuation: Continuation, work: WorkFolder) -> None:
-    """Copy the prepared subjects of an atlas, so that its images need not be there."""
+    """Copy prepared subjects and labels of an atlas, so that its images need not be there."""
     there = WorkFolder(continuation.folder / WORK_NAME)
     work.member("x").parent.mkdir(parents=True, exist_ok=True)
     for entry in continuation.entries:
         name = entry.subject.subject_id
         facts = there.member(name).with_suffix(".json")
-        for path in (there.member(name), there.refusal(name), facts):  # facts last
+        others = (there.member(name), there.label(name), there.refusal(name))
+        for path in (*others, facts):  # facts last
             copy = work.member(name).parent / path.name
             if path.exists() and not copy.exists():
                 write_atomically(copy, path.read_bytes())

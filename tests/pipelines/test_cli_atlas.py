@@ -263,6 +263,70 @@ def test_refine_takes_new_subjects_without_the_old_images(images, finished, tmp_
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.98
 
 
+@pytest.fixture(scope="module")
+def moved_away(images, tmp_path_factory) -> Path:
+    """An atlas whose images and labels are gone; one file was refused."""
+    folder = tmp_path_factory.mktemp("moved")
+    shutil.copytree(images, folder / "cohort")
+    (folder / "cohort" / "images" / "torn.nii.gz").write_bytes(b"torn")
+    result = run("build", folder / "cohort", "--out", folder / "atlas", *QUICK)
+    assert result.exit_code == 3, result.output
+    shutil.rmtree(folder / "cohort")
+    return folder / "atlas"
+
+
+def new_subject(folder: Path) -> Path:
+    folder.mkdir()
+    sitk.WriteImage(subject(known_maps()[4], seed=9), str(folder / "s9.nii.gz"))
+    return folder
+
+
+def test_refine_carries_labels_over_whose_files_are_gone(moved_away, tmp_path):
+    out = tmp_path / "out"
+    result = run("refine", moved_away, new_subject(tmp_path / "new"), "--out", out)
+    assert result.exit_code == 3, result.output
+    assert "left out: torn" in result.output
+    first, second = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labels.nii.gz")))
+        for folder in (moved_away, out)
+    )
+    assert (first == 1).any()
+    assert (first == second).mean() > 0.95
+    assert len(list((out / "labels").iterdir())) == 6
+
+
+def test_labels_that_an_earlier_version_did_not_keep_are_named(moved_away, tmp_path):
+    shutil.copytree(moved_away, tmp_path / "atlas")
+    (tmp_path / "atlas" / "work" / "members" / "s3.label.nrrd").unlink()
+    result = run(
+        "refine", tmp_path / "atlas", new_subject(tmp_path / "new"), "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 3, result.output
+    assert "s3: its label is gone and is not carried over" in result.output
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 5
+
+
+def test_labels_of_no_volume_or_of_another_place_are_refused_by_name(images, tmp_path):
+    flat, away = tmp_path / "flat.nrrd", tmp_path / "away.nrrd"
+    sitk.WriteImage(sitk.Image(8, 8, sitk.sitkUInt8), str(flat))
+    label = sitk.ReadImage(str(images / "labels" / "s4.nii.gz"))
+    label.SetOrigin([x + 60.0 for x in label.GetOrigin()])
+    sitk.WriteImage(label, str(away))
+    labels = {"s1": flat, "s4": away}
+    rows = ["id,path,label"]
+    for number in range(6):
+        name = f"s{number}"
+        own = images / "labels" / f"{name}.nii.gz"
+        rows.append(f"{name},{images / 'images' / name}.nii.gz,{labels.get(name, own)}")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
+    result = run("build", tmp_path / "cohort.csv", "--out", tmp_path / "out", *QUICK)
+    assert result.exit_code == 3, result.output
+    told = " ".join(result.output.split())
+    assert "left out: s1: its label flat.nrrd must be a volume; it has the size (8, 8)" in told
+    assert "left out: s4: its label away.nrrd does not lie on the image" in told
+    assert "Mean of 4 subjects" in told
+
+
 def test_refine_needs_every_prepared_subject(images, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "atlas")
     (tmp_path / "atlas" / "work" / "members" / "s3.json").unlink()
