@@ -59,6 +59,7 @@ SUBJECT_COLUMNS = (
     "folding",
     "inverse_error_mm",
     "left_out",
+    "failed",
 )
 
 
@@ -71,27 +72,28 @@ class AtlasResults:
         mean_displacement_mm: Mean size of the mean displacement of the averaged subjects,
             all deformable stages together: how far the atlas is from the mean shape.
         labels: Labels that were fused.
+        failed: Id and reason of every subject whose files could not be written.
     """
 
     subjects: tuple[Mapping[str, Any], ...]
     mean_displacement_mm: float
     labels: tuple[int, ...]
+    failed: tuple[tuple[str, str], ...]
 
 
 def write_results(builder: AtlasBuilder, built: BuiltAtlas, out: Path) -> AtlasResults:
     """Write images, transforms and tables of a finished build.
 
+    A subject whose files could not be written is named in its row; the others have theirs.
+
     Args:
         builder: That built it.
         built: Where it ended.
         out: Folder of the atlas.
-
-    Raises:
-        RuntimeError: If the files of a subject could not be written.
     """
     mean = built.mean
     write_mean_images(mean, out)
-    rows, finished = _finish_subjects(builder, built, out)
+    rows, finished, failed = _finish_subjects(builder, built, out)
     averaged = set(built.records[-1]["averaged"])
     shift = _mean_displacement_mm(
         [task.displacement for task in finished if task.subject_id in averaged], mean.grid
@@ -104,7 +106,7 @@ def write_results(builder: AtlasBuilder, built: BuiltAtlas, out: Path) -> AtlasR
     )  # fmt: skip
     write_atomically(out / HISTORY_NAME, history_text(built.records))
     write_atomically(out / SUBJECTS_NAME, _table(SUBJECT_COLUMNS, rows))
-    return AtlasResults(tuple(rows), shift, labels)
+    return AtlasResults(tuple(rows), shift, labels, tuple(failed.items()))
 
 
 def write_mean_images(mean: AtlasMean, out: Path) -> None:
@@ -168,7 +170,8 @@ def view_path(work: Path, subject_id: str) -> Path:
 
 def _finish_subjects(
     builder: AtlasBuilder, built: BuiltAtlas, out: Path
-) -> tuple[list[dict[str, Any]], list[tasks.FinishTask]]:
+) -> tuple[list[dict[str, Any]], list[tasks.FinishTask], dict[str, str]]:
+    """Rows of all subjects, tasks of those whose files are there, and why others' are not."""
     final = builder.work.root / "final"
     variant = str(built.records[-1]["variant"])
     items = [
@@ -185,21 +188,26 @@ def _finish_subjects(
         )
         for name in builder.subjects
     ]
-    for item, error in builder.run_tasks("writing", tasks.finish, items).items():
-        raise RuntimeError(f"the files of {item.subject_id} could not be written") from error
+    errors = builder.run_tasks("writing", tasks.finish, items)
+    failed = {
+        item.subject_id: f"its files could not be written ({type(error).__name__})"
+        for item, error in errors.items()
+    }
     reasons = {doubt.subject_id: doubt.reason for doubt in built.doubts}
     rows = []
     for item in items:
-        facts = read_subject_transform(item.facts).facts
-        part = "held-out" if item.subject_id in builder.held_out else "training"
+        name = item.subject_id
+        facts = read_subject_transform(item.transform if name in failed else item.facts).facts
+        part = "held-out" if name in builder.held_out else "training"
         row = {column: facts.get(column) for column in SUBJECT_COLUMNS}
         row |= {
-            "id": item.subject_id,
+            "id": name,
             "part": part,
-            "left_out": reasons.get(item.subject_id, ""),
+            "left_out": reasons.get(name, ""),
+            "failed": failed.get(name, ""),
         }
         rows.append(row)
-    return rows, items
+    return rows, [item for item in items if item.subject_id not in failed], failed
 
 
 def _mean_displacement_mm(paths: Sequence[Path], grid: ImageGrid) -> float:

@@ -148,7 +148,7 @@ def build_atlas(
         write_report(record, built, results, builder, subjects, out)
         record["files"] = result_digests(out)
         write_record(record, out)
-        if execution.keep == "outputs":
+        if execution.keep == "outputs" and not results.failed:
             drop_working_files(work)
     return atlas_summary(record)
 

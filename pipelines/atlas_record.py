@@ -39,19 +39,22 @@ class AtlasSummary:
     Args:
         record: What `atlas.json` holds.
         left_out: Id and reason of every subject that is not in the atlas.
+        failed: Id and reason of every subject whose files could not be written.
     """
 
     record: Mapping[str, Any]
     left_out: tuple[tuple[str, str], ...]
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def finished_record(out: Path) -> Mapping[str, Any] | None:
-    """The record of a finished atlas whose files are all there."""
+    """The record of a finished atlas whose files are all there, also those of every subject."""
     path = out / RECORD_NAME
     if not path.exists():
         return None
     record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     there = all((out / name).exists() for name in record.get("files", {}))
+    there = there and not record.get("failed")
     return record if there and record.get("files") else None
 
 
@@ -108,6 +111,7 @@ def atlas_record(
             *({"id": name, "reason": reason} for name, reason in refused),
             *({"id": doubt.subject_id, "reason": doubt.reason} for doubt in built.doubts),
         ],
+        "failed": [{"id": name, "reason": reason} for name, reason in results.failed],
         "mean_displacement_mm": results.mean_displacement_mm,
         "mean_displacement_vox": results.mean_displacement_mm / voxel,
         "pairwise_ncc": {"start": first["pairwise_ncc"], "end": last["pairwise_ncc"]},
@@ -121,8 +125,11 @@ def atlas_record(
 
 def atlas_summary(record: Mapping[str, Any]) -> AtlasSummary:
     """What a record comes to."""
-    left_out = tuple((row["id"], row["reason"]) for row in record["left_out"])
-    return AtlasSummary(record, left_out)
+    left_out, failed = (
+        tuple((row["id"], row["reason"]) for row in record.get(key, ()))
+        for key in ("left_out", "failed")
+    )
+    return AtlasSummary(record, left_out, failed)
 
 
 def result_digests(out: Path) -> dict[str, str]:

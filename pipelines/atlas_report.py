@@ -114,9 +114,11 @@ def write_report(
         cards=[
             _card(row, groups[row["id"]], builder, last, window, spacing)
             for row in ranked[:SHOWN_SUBJECTS]
+            if not row["failed"]
         ],
         n_subjects=len(ranked),
         left_out=record["left_out"],
+        failed=record["failed"],
         unit="HU/mm" if built.mean.modality == "ct" else "per mm",
         planes=PLANES,
         grid_spacing=spacing,
@@ -134,6 +136,8 @@ def headline(record: Mapping[str, Any]) -> str:
         told += f"; {held} held out to judge by"
     if record["left_out"]:
         told += f"; {len(record['left_out'])} left out, named below"
+    if record["failed"]:
+        told += f"; files of {len(record['failed'])} could not be written"
     return told + "."
 
 

@@ -160,7 +160,7 @@ def build(ctx: click.Context, /, cohort: Path, out: Path, **chosen: Any) -> None
     atlas.
 
     Exit codes: 0 every subject is in it, 1 it cannot be built, 2 wrong usage, 3 some subject is
-    left out.
+    left out, or its files could not be written.
     """
     _use_one_thread()
     from pipelines.atlas_cohort import find_modality, find_spacing_mm, read_entries
@@ -345,5 +345,7 @@ def _finish(ctx: click.Context, summary: AtlasSummary, out: Path) -> None:
     )
     for name, reason in summary.left_out:
         click.echo(f"left out: {name}: {reason}")
+    for name, reason in summary.failed:
+        click.echo(f"failed: {name}: {reason}; the same command tries again")
     click.echo(f"Atlas: {out / 'atlas.nii.gz'}   Report: {out / 'qc.html'}")
-    ctx.exit(SOME_LEFT_OUT if summary.left_out else ALL_IN)
+    ctx.exit(SOME_LEFT_OUT if summary.left_out or summary.failed else ALL_IN)

@@ -327,6 +327,30 @@ def test_labels_of_no_volume_or_of_another_place_are_refused_by_name(images, tmp
     assert "Mean of 4 subjects" in told
 
 
+def test_a_subject_whose_files_cannot_be_written_is_named_and_tried_again(images, tmp_path):
+    out = tmp_path / "out"
+    in_the_way = out / "labels" / "s2.nii.gz"
+    in_the_way.mkdir(parents=True)
+    (in_the_way / "other.txt").write_text("a folder where a file should be")
+    result = run("build", images, "--out", out, *QUICK, "--keep", "outputs")
+    assert result.exit_code == 3, result.output
+    assert "failed: s2: its files could not be written" in result.output
+    with (out / "subjects.csv").open() as stream:
+        rows = {row["id"]: row for row in csv.DictReader(stream)}
+    assert [name for name, row in rows.items() if row["failed"]] == ["s2"]
+    assert rows["s2"]["left_out"] == ""
+    assert float(rows["s2"]["similarity"]) > 0.9
+    assert (out / "transforms" / "s5.inverse.h5").exists()
+    assert "Without files" in (out / "qc.html").read_text()
+    shutil.rmtree(in_the_way)
+    result = run("build", images, "--out", out, *QUICK, "--keep", "outputs")
+    assert result.exit_code == 0, result.output
+    assert in_the_way.is_file()
+    assert json.loads((out / "atlas.json").read_text())["failed"] == []
+    assert "Without files" not in (out / "qc.html").read_text()
+    assert [path.name for path in (out / "work").iterdir()] == ["settings.json"]
+
+
 def test_refine_needs_every_prepared_subject(images, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "atlas")
     (tmp_path / "atlas" / "work" / "members" / "s3.json").unlink()
