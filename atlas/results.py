@@ -168,6 +168,18 @@ def view_path(work: Path, subject_id: str) -> Path:
     return work / "final" / f"{subject_id}.view.npz"
 
 
+def displacement_path(work: Path, subject_id: str) -> Path:
+    """Displacement of a finished subject, for what is left of the mean displacement."""
+    return work / "final" / f"{subject_id}.displacement.npy"
+
+
+def drop_shown(work: Path) -> None:
+    """Delete what only the last tables and the report of a finished atlas are made of."""
+    for path in (work / "final").glob("*"):
+        if path.name.endswith((".view.npz", ".displacement.npy")):
+            path.unlink(missing_ok=True)
+
+
 def _finish_subjects(
     builder: AtlasBuilder, built: BuiltAtlas, out: Path
 ) -> tuple[list[dict[str, Any]], list[tasks.FinishTask], dict[str, str]]:
@@ -183,7 +195,7 @@ def _finish_subjects(
             out,
             final / f"{name}.facts.npz",
             view_path(builder.work.root, name),
-            final / f"{name}.displacement.npy",
+            displacement_path(builder.work.root, name),
             builder.work.label(name) if builder.work.label(name).exists() else None,
         )
         for name in builder.subjects

@@ -17,6 +17,7 @@ from typing import Any
 from atlas.builder import AtlasBuilder, Spread
 from atlas.results import (
     RECORD_NAME,
+    drop_shown,
     write_record,
     write_results,
 )
@@ -119,6 +120,7 @@ def build_atlas(
         finished = finished_record(out)
         if finished is not None:
             execution.report("The atlas is finished; nothing is left to do.")
+            tidy_finished(work, execution.keep)
             return atlas_summary(finished)
         _take_over(work, settings, continuation, registration)
         with _spreading(execution) as spread:
@@ -148,8 +150,8 @@ def build_atlas(
         write_report(record, built, results, builder, subjects, out)
         record["files"] = result_digests(out)
         write_record(record, out)
-        if execution.keep == "outputs" and not results.failed:
-            drop_working_files(work)
+        if not results.failed:
+            tidy_finished(work, execution.keep)
     return atlas_summary(record)
 
 
@@ -182,6 +184,19 @@ def remove_build(out: Path) -> None:
     for path in out.glob("*"):
         if path.name in RESULT_NAMES or path.name in (RECORD_NAME, REPORT_NAME, "split.csv"):
             path.unlink(missing_ok=True)
+
+
+def tidy_finished(work: WorkFolder, keep: str) -> None:
+    """Delete working files that a finished atlas does not need; a rerun may ask for less.
+
+    Args:
+        work: Working files of the atlas.
+        keep: One of `KEEP`.
+    """
+    if keep == "outputs":
+        drop_working_files(work)
+    elif keep == "work":
+        drop_shown(work.root)
 
 
 def perform(function: Callable[[Any], None], item: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas.results import (
+    AGREEMENT_NAME,
     ATLAS_NAME,
     COVERAGE_NAME,
     DEVIATION_NAME,
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
     from atlas.builder import BuiltAtlas
     from pipelines.atlas_build import AtlasExecution
 
-RESULT_NAMES = (ATLAS_NAME, DEVIATION_NAME, COVERAGE_NAME, LABELS_NAME, HISTORY_NAME, SUBJECTS_NAME)
+RESULT_NAMES = (
+    ATLAS_NAME,
+    DEVIATION_NAME,
+    COVERAGE_NAME,
+    LABELS_NAME,
+    AGREEMENT_NAME,
+    HISTORY_NAME,
+    SUBJECTS_NAME,
+)
 """Files of a finished atlas whose digests are kept."""
 
 

@@ -144,6 +144,45 @@ def test_a_finished_atlas_is_left_as_it_is(images, finished):
     assert (finished / "qc.html").stat().st_mtime_ns == before
 
 
+def test_a_finished_atlas_may_be_told_to_keep_its_results_alone(images, finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = (out / "atlas.json").read_bytes()
+    result = run("build", images, "--out", out, *QUICK, "--keep", "outputs")
+    assert result.exit_code == 0
+    assert "nothing is left to do" in result.output
+    assert [path.name for path in (out / "work").iterdir()] == ["settings.json"]
+    assert (out / "atlas.json").read_bytes() == before
+
+
+def test_every_result_is_hashed_and_taken_away_with_the_build(images, finished, tmp_path):
+    written = {path.name for path in finished.glob("*.*") if path.is_file()}
+    hashed = set(json.loads((finished / "atlas.json").read_text())["files"])
+    assert written - hashed == {"atlas.json", "qc.html", "split.csv", ".lock"}
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "notes.txt").write_text("of somebody else")
+    atlas_build.remove_build(out)
+    assert {path.name for path in out.iterdir()} == {"notes.txt", ".lock"}
+
+
+def test_what_only_the_end_needs_is_not_kept(images, finished, tmp_path):
+    kept = sorted(path.name for path in (finished / "work" / "final").iterdir())
+    assert kept == [f"s{number}.facts.npz" for number in range(6)]
+    out = tmp_path / "out"
+    result = run("build", images, "--out", out, *QUICK, "--keep", "rounds")
+    assert result.exit_code == 0, result.output
+    rounds = out / "work" / "rounds"
+    for number, variant in enumerate(("start", "affine", "affine")):
+        folder = rounds / f"{number:02d}"
+        assert (folder / "mean.npz").exists()
+        for kind in ("moved", "kept"):
+            assert len(list((folder / f"{kind}-{variant}").iterdir())) == 6
+    assert not list((finished / "work" / "rounds").glob("*/moved-*"))
+    assert not (finished / "work" / "rounds" / "01" / "mean.npz").exists()
+    assert (out / "atlas.nii.gz").read_bytes() == (finished / "atlas.nii.gz").read_bytes()
+
+
 def test_another_cohort_does_not_go_into_the_same_folder(images, finished):
     result = run("build", images, "--out", finished, *QUICK, "--average", "median")
     assert result.exit_code == 2
