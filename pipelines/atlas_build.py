@@ -33,6 +33,7 @@ from pipelines.atlas_continuation import (
     take_members,
     with_split_of,
 )
+from pipelines.atlas_disk import disk_line
 from pipelines.atlas_labels import keep_other_labels
 from pipelines.atlas_record import (
     RESULT_NAMES,
@@ -127,6 +128,7 @@ def build_atlas(
             usable, refused = _prepared(entries, work, settings, spread, execution)
             subjects = [entry.subject for entry in usable]
             keep_other_labels(subjects, work, execution.report)
+            execution.report(disk_line(work, [subject.subject_id for subject in subjects]))
             split = out if continuation is None else with_split_of(continuation.folder, out)
             held_out = held_out_ids(
                 split, subjects, share=settings.held_out_share, seed=settings.seed
