@@ -40,6 +40,9 @@ SHOWN_SUBJECTS = 400
 JACOBIAN_LIMITS = (-1.0, 1.0)
 """Log-Jacobian at the ends of the color scale: shrunk or grown by a factor of e."""
 
+INVERSE_LIMIT_MM = 2.0
+"""Error of an inverse from which a card warns [mm]: small structures would be carried beside."""
+
 LABEL_COLORS = ("#58d3e8", "#ffb02e", "#7be07b", "#ff7a9c", "#c79bff", "#fff27a")
 
 
@@ -68,6 +71,7 @@ class SubjectCard:
         overlays: Atlas and subject on top of each other, one per plane.
         grid: SVG path, width and height of the deformed grid.
         jacobian: Log-Jacobian map of the same plane.
+        warning: What is wrong with its inverse, if anything is.
     """
 
     row: Mapping[str, Any]
@@ -75,6 +79,7 @@ class SubjectCard:
     overlays: tuple[Picture, ...]
     grid: tuple[str, float, float]
     jacobian: Picture
+    warning: str
 
 
 def write_report(
@@ -256,4 +261,15 @@ def _card(
         name = PLANES[0]
         grid = grid_path(view[f"{name}_field"], name)
         jacobian = map_picture(view[f"{name}_jacobian"], name, JACOBIAN_LIMITS, spacing, "RdBu_r")
-    return SubjectCard(row, group, overlays, grid, jacobian)
+    return SubjectCard(row, group, overlays, grid, jacobian, inverse_warning(row))
+
+
+def inverse_warning(row: Mapping[str, Any]) -> str:
+    """A sentence if what an inverse carries to the subject comes to lie far off, else nothing."""
+    error = float(row["inverse_error_mm"])
+    if error <= INVERSE_LIMIT_MM:
+        return ""
+    return (
+        f"Warning: what its inverse carries from the atlas to it lies {error:.1f} mm off on "
+        "average, as its transform is too steep there or folds."
+    )
