@@ -14,6 +14,10 @@ from keras import ops
 VARIANCE_FLOOR = 1e-5
 """Added to variances of images scaled to about [0, 1], so that a constant one gives 0."""
 
+LEAST_WINDOW_SHARE = 0.125
+"""Share of a window that a mask must show for its correlation to count: less than any window has
+that is centered in a box, down to the corners of one in 3-D, and more than a voxel all alone."""
+
 
 def normalized_cross_correlation(
     fixed: Any, moved: Any, mask: Any = None, *, per_batch: bool = False
@@ -51,14 +55,18 @@ def local_normalized_cross_correlation(
 ) -> Any:
     """Squared normalized cross-correlation in a moving window, averaged.
 
+    A mask counts twice: voxels have its weight within every window, so that what it hides
+    changes nothing, and windows that of the voxel in their middle.
+
     Args:
         fixed: Shape `(batch, *shape, channels)`.
         moved: Same shape.
-        mask: Weight of every voxel, shape `(batch, *shape, 1)`.
+        mask: Weight of every voxel, shape `(batch, *shape, 1)`. Windows of which it shows less
+            than `LEAST_WINDOW_SHARE` are left out of the average.
         window: Edge length of the window, voxels; odd.
 
     Returns:
-        Values in [0, 1], shape `(batch,)`.
+        Values in [0, 1], shape `(batch,)`; 0 where the mask shows nothing.
 
     Raises:
         ValueError: If the window is not a positive odd number.
@@ -71,8 +79,15 @@ def local_normalized_cross_correlation(
     fixed, moved, weight = _weighted(fixed, moved, mask)
     dimension = len(fixed.shape) - 2
 
-    def mean(values: Any) -> Any:
+    def pool(values: Any) -> Any:
         return ops.average_pool(values, (window,) * dimension, strides=1, padding="same")
+
+    share = None if mask is None else pool(weight)
+
+    def mean(values: Any) -> Any:
+        if share is None:
+            return pool(values)
+        return pool(weight * values) / ops.maximum(share, LEAST_WINDOW_SHARE)
 
     mean_a, mean_b = mean(fixed), mean(moved)
     covariance = mean(fixed * moved) - mean_a * mean_b
@@ -80,6 +95,8 @@ def local_normalized_cross_correlation(
     variance_b = ops.relu(mean(moved * moved) - mean_b * mean_b) + VARIANCE_FLOOR
     squared = covariance * covariance / (variance_a * variance_b)
     axes = tuple(range(1, len(fixed.shape)))
+    if share is not None:
+        weight = weight * ops.cast(share >= LEAST_WINDOW_SHARE, "float32")
     total = ops.maximum(ops.sum(weight, axis=axes), 1e-6)
     return ops.sum(weight * squared, axis=axes) / total
 

@@ -65,6 +65,65 @@ def test_local_correlation_forgives_a_smooth_bias_field():
     assert float(local_normalized_cross_correlation(a, shuffled, window=7)[0]) < 0.2
 
 
+def masked_pair(shape, window):
+    """Texture equal within a box, noise around it, and the box; deeper than half a window."""
+    rng = np.random.default_rng(3)
+    fixed = gaussian_filter(rng.normal(size=shape), 1.5)
+    fixed = ((fixed - fixed.min()) / np.ptp(fixed)).astype(np.float32)
+    mask = np.zeros(shape, np.float32)
+    mask[tuple(slice(window // 2, -(window // 2)) for _ in shape)] = 1.0
+    moved = np.where(mask > 0, fixed, rng.uniform(size=shape)).astype(np.float32)
+    return [a[None, ..., None] for a in (fixed, moved, mask)]
+
+
+@pytest.mark.parametrize(("shape", "window"), [((20, 26), 7), ((12, 14, 10), 5)])
+def test_local_correlation_of_equal_images_is_one_whatever_lies_outside_the_mask(shape, window):
+    fixed, moved, mask = masked_pair(shape, window)
+    found = numpy_of(local_normalized_cross_correlation(fixed, moved, mask, window=window))
+    # the floor of the variances takes a little of the faintest windows
+    np.testing.assert_allclose(found, 1.0, atol=0.03)
+
+
+@pytest.mark.parametrize("spoiled", [-3.0, 50.0])
+def test_local_correlation_sees_only_what_the_mask_shows(spoiled):
+    fixed, _, mask = masked_pair((12, 14, 10), 5)
+    moved = fixed + 0.1 * np.random.default_rng(4).uniform(size=fixed.shape).astype(np.float32)
+    a, b = (np.where(mask > 0, image, spoiled).astype(np.float32) for image in (fixed, moved))
+    expected = numpy_of(local_normalized_cross_correlation(fixed, moved, mask, window=5))
+    np.testing.assert_allclose(
+        numpy_of(local_normalized_cross_correlation(a, b, mask, window=5)), expected, atol=1e-6
+    )
+
+
+def test_local_correlation_is_that_of_numpy_in_the_part_of_each_window_that_the_mask_shows():
+    rng = np.random.default_rng(6)
+    fixed, moved = rng.uniform(0, 1, (2, 9, 11))
+    mask = rng.uniform(size=(9, 11)) < 0.5
+    squares = []
+    for row, column in np.argwhere(mask):
+        window = (slice(max(row - 2, 0), row + 3), slice(max(column - 2, 0), column + 3))
+        shown = mask[window]
+        if shown.mean() >= 1 / 8:
+            squares.append(np.corrcoef(fixed[window][shown], moved[window][shown])[0, 1] ** 2)
+    found = local_normalized_cross_correlation(
+        *(a[None, ..., None] for a in (fixed, moved, mask)), window=5
+    )
+    np.testing.assert_allclose(numpy_of(found), np.mean(squares), atol=1e-3)
+
+
+def test_local_correlation_drops_windows_that_show_next_to_nothing():
+    fixed, moved, mask = masked_pair((20, 26), 7)
+    speckled = mask.copy()
+    speckled[0, 1, 1] = 1.0  # alone in its window
+    found, expected = (
+        numpy_of(local_normalized_cross_correlation(fixed, moved, weight, window=3))
+        for weight in (speckled, mask)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    nothing = local_normalized_cross_correlation(fixed, moved, 0.0 * mask, window=7)
+    np.testing.assert_array_equal(numpy_of(nothing), 0.0)
+
+
 def test_mutual_information_sees_through_any_mapping_of_intensities():
     rng = np.random.default_rng(0)
     a = rng.integers(0, 4, (1, 30, 30, 1)) / 3.0
