@@ -324,4 +324,7 @@ def _pooling(config: DeformableConfig, size: tuple[int, ...], name: str) -> laye
         ("max", 2): layers.MaxPooling2D,
         ("max", 3): layers.MaxPooling3D,
     }
-    return kinds[config.downsampling, config.dimension](size, padding="same", name=name)
+    # TensorFlow has no half-precision 3-D pooling on CPUs
+    dtype = "float32" if config.dimension == 3 else None
+    kind = kinds[config.downsampling, config.dimension]
+    return kind(size, padding="same", dtype=dtype, name=name)

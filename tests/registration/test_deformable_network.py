@@ -58,6 +58,25 @@ def test_every_variant_starts_at_the_identity_and_has_a_gradient(changes):
     assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in gradients)
 
 
+@pytest.fixture
+def mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (8, 12, 10)], ids=["2-D", "3-D"])
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_gives_float32_fields_under_half_precision(changes, shape, mixed_precision):
+    config = DeformableConfig(downsamplings=(2, 2, 1)[: len(shape)], kernels=3, **changes)
+    network = deformable_network(config, image_shape=shape)
+    assert network.get_layer("hidden_1").compute_dtype == "float16"
+    randomize(network)
+    for values in network(pair(shape)).values():
+        assert keras.backend.standardize_dtype(values.dtype) == "float32"
+        assert np.isfinite(ops.convert_to_numpy(values)).all()
+
+
 def test_features_have_unit_spread_where_they_are_normalized():
     config = DeformableConfig(downsamplings=(3, 3), kernels=(4, 6, 8), hidden_layers=1)
     network = deformable_network(config)
