@@ -17,9 +17,11 @@ from results_table import write_results
 
 from registration.geometry import ImageGrid
 from registration.metrics import (
+    bending_energy,
     dice,
     folding_fraction,
     jacobian_determinant,
+    jacobian_standard_deviation,
     surface_distances,
 )
 from registration.registrar import Registrar, Registration
@@ -98,8 +100,8 @@ class Measurement:
     Args:
         labels: Name and value of every label.
         unit: Unit of distances: `"mm"`, or `"px"` where the spacing is not known.
-        jacobians: Whether correlation of the images, folding and the spread of the Jacobian
-            belong in the table.
+        jacobians: Whether correlation of the images, folding, the spread of the Jacobian and
+            the bending energy (1/`unit`²) belong in the table.
     """
 
     labels: Mapping[str, int]
@@ -127,10 +129,11 @@ class Measurement:
             }
         if self.jacobians:
             row["ncc_images"] = correlation(pair.fixed, pair.moving, transform)
-            field = displacement_field_vox(transform, grid)
-            determinants = jacobian_determinant(field, spacing=(1.0,) * grid.dimension)
+            field = displacement_field_vox(transform, grid) * np.array(spacing)
+            determinants = jacobian_determinant(field, spacing=spacing)
             row["folding_percent"] = 100.0 * folding_fraction(determinants)
-            row["sd_jacobian"] = float(determinants.std())
+            row["sd_jacobian"] = jacobian_standard_deviation(determinants)
+            row[f"bending_energy_per_{self.unit}2"] = bending_energy(field, spacing=spacing)
         return row
 
 

@@ -25,7 +25,12 @@ from pipelines.pair_files import (
 )
 from registration.atomic_files import write_atomically
 from registration.geometry import ImageGrid
-from registration.metrics import folding_fraction, jacobian_determinant
+from registration.metrics import (
+    bending_energy,
+    folding_fraction,
+    jacobian_determinant,
+    jacobian_standard_deviation,
+)
 from registration.registrar import Registrar
 from registration.transforms import fixed_points, write_transform
 from registration.transforms_dense import displacement_field_vox
@@ -52,6 +57,7 @@ class PairMetrics:
         ncc_after: Correlation of fixed and moved image, where both are.
         folding_percent: Share of voxels with a Jacobian determinant of zero or less, %.
         sd_jacobian: Standard deviation of the Jacobian determinant.
+        bending_energy_per_mm2: Bending energy of the displacement, 1/mm², summed over components.
         seconds: Wall time of the registration itself.
         moved: Name of the moved image.
         transform: Name of the transform file.
@@ -62,6 +68,7 @@ class PairMetrics:
     ncc_after: float | None
     folding_percent: float
     sd_jacobian: float
+    bending_energy_per_mm2: float
     seconds: float
     moved: str
     transform: str = TRANSFORM_NAME
@@ -114,13 +121,15 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
     name = f"moved{image_suffix(moving)}"
     write_pair_image(moved, out / name)
     write_transform(transform, out / TRANSFORM_NAME)
-    jacobian = _jacobian(transform, grids[0])
+    field, spacing = _measured_field(transform, grids[0])
+    jacobian = jacobian_determinant(field, spacing=spacing)
     metrics = PairMetrics(
         method=registrar.name,
         ncc_before=_correlation(images[0], images[1], sitk.Transform()),
         ncc_after=_correlation(images[0], images[1], transform),
         folding_percent=100.0 * folding_fraction(jacobian),
-        sd_jacobian=float(jacobian.std()),
+        sd_jacobian=jacobian_standard_deviation(jacobian),
+        bending_energy_per_mm2=bending_energy(field, spacing=spacing),
         seconds=round(seconds, 4),
         moved=name,
     )
@@ -239,8 +248,14 @@ def _measured_step(grid: ImageGrid) -> int:
     return math.ceil((math.prod(grid.size) / MEASURED_VOXELS) ** (1 / grid.dimension))
 
 
-def _jacobian(transform: sitk.Transform, grid: ImageGrid) -> NDArray[np.float64]:
-    """Jacobian determinants on the grid, or on every n-th voxel of a large one."""
+def _measured_field(
+    transform: sitk.Transform, grid: ImageGrid
+) -> tuple[NDArray[np.float64], tuple[float, ...]]:
+    """Displacement along the axes, mm, on the grid or every n-th voxel of a large one.
+
+    Returns:
+        Field of shape `(*shape, d)` and spacing, mm, both in array axis order.
+    """
     step = _measured_step(grid)
     coarse = ImageGrid(
         tuple(max(2, n // step) for n in grid.size),
@@ -248,5 +263,5 @@ def _jacobian(transform: sitk.Transform, grid: ImageGrid) -> NDArray[np.float64]
         grid.origin,
         grid.direction,
     )
-    field = displacement_field_vox(transform, coarse)
-    return jacobian_determinant(field, spacing=(1.0,) * grid.dimension)
+    spacing = coarse.spacing[::-1]
+    return displacement_field_vox(transform, coarse) * np.array(spacing), spacing

@@ -6,6 +6,7 @@ import SimpleITK as sitk
 
 from registration.geometry import ImageGrid
 from registration.registrar import Registration
+from registration.transforms_dense import displacement_field_transform
 
 GRID = ImageGrid((12, 10), (2.0, 0.5), (-4.0, 30.0))
 
@@ -86,6 +87,18 @@ def test_a_mirrored_axis_folds_everywhere():
     mirror.SetMatrix((-1.0, 0.0, 0.0, 1.0))
     row = Measurement({"lv": 1}).of_pair(pair(), mirror)
     assert row["folding_percent"] == 100.0
+
+
+@pytest.mark.parametrize(("unit", "pixel"), [("px", 1.0), ("mm", 2.0)])
+def test_bending_energy_is_that_of_a_squared_ramp_in_the_unit_of_the_table(unit, pixel):
+    from registration_pairs import Measurement
+
+    field = np.zeros((*GRID.shape, 2))
+    field[..., 1] = 0.02 * np.arange(GRID.size[0]) ** 2  # along x, pixels
+    transform = displacement_field_transform(field, GRID)
+    row = Measurement({"lv": 1}, unit=unit).of_pair(pair(), transform)
+    assert row[f"bending_energy_per_{unit}2"] == pytest.approx((2 * 0.02 / pixel) ** 2, rel=1e-5)
+    assert row["sd_jacobian"] == pytest.approx(np.std(1 + np.gradient(field[0, :, 1])), rel=1e-5)
 
 
 def test_every_stage_has_a_row_and_a_time():

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 from scipy.ndimage import gaussian_filter
 
+from pipelines import pair_registration
 from pipelines.cli import main
 from pipelines.pair_files import UnusableFile
 from pipelines.pair_registration import register_files
@@ -24,6 +25,7 @@ from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig, build_registration
 from registration.registrar import Registration
 from registration.registration_folder import save_registration
+from registration.transforms_dense import displacement_field_transform
 
 TURNED = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.3).GetMatrix()
 GRID = ImageGrid((24, 20, 10), (0.8, 1.1, 3.0), (-31.0, 57.0, 803.0), TURNED)
@@ -72,8 +74,32 @@ def test_moved_image_keeps_format_and_type_and_lies_on_the_fixed_one(
     assert metrics.ncc_after == pytest.approx(1.0, abs=1e-4)
     assert metrics.folding_percent == 0.0
     assert metrics.sd_jacobian == pytest.approx(0.0, abs=1e-6)
+    assert metrics.bending_energy_per_mm2 == pytest.approx(0.0, abs=1e-12)
     assert json.loads((out / "metrics.json").read_text())["method"] == "known shift"
     assert {path.name for path in out.iterdir()} == {"moved.nrrd", "transform.tfm", "metrics.json"}
+
+
+class RampRegistrar:
+    """Moves points along the slices' columns by 0.01/mm times the squared place along the rows."""
+
+    name = "ramp"
+
+    def register(self, fixed: sitk.Image, moving: sitk.Image) -> Registration:
+        field = np.zeros((*GRID.shape, 3))
+        along_rows_mm = GRID.spacing[0] * np.arange(GRID.size[0])
+        field[..., 1] = 0.01 * along_rows_mm**2 / GRID.spacing[1]
+        return Registration((displacement_field_transform(field, GRID),))
+
+
+@pytest.mark.parametrize("measured_voxels", [2**22, 2000])
+def test_bending_energy_is_in_millimeters_on_large_grids_as_well(
+    pair: tuple[Path, Path], tmp_path: Path, measured_voxels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_registration, "MEASURED_VOXELS", measured_voxels)
+    metrics = register_files(*pair, tmp_path / "out", RampRegistrar())
+    assert metrics.bending_energy_per_mm2 == pytest.approx((2 * 0.01) ** 2, rel=1e-5)
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    assert json.loads(text)["bending_energy_per_mm2"] == metrics.bending_energy_per_mm2
 
 
 def test_measures_that_are_no_numbers_are_null(pair: tuple[Path, Path], tmp_path: Path) -> None:

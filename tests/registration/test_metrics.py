@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from registration.metrics import (
+    bending_energy,
     dice,
     folding_fraction,
     jacobian_determinant,
+    jacobian_standard_deviation,
     surface_distances,
     target_registration_errors_mm,
 )
@@ -81,6 +83,50 @@ def test_folding_counts_zero_and_negative_determinants():
     assert folding_fraction(np.array([1.0, 0.0, -2.0, 0.5])) == 0.5
 
 
+def test_spread_of_the_jacobian_is_that_around_its_mean():
+    # two voxels halved and two of three times their volume: mean 1.75, all 1.25 from it
+    assert jacobian_standard_deviation(np.array([[0.5, 0.5], [3.0, 3.0]])) == pytest.approx(1.25)
+
+
+SPACING_MM = (5.0, 1.5, 0.5)
+
+
+def points_mm(shape=(8, 9, 10)):
+    """Coordinates of all voxels per axis, mm."""
+    axes = [s * np.arange(n) for s, n in zip(SPACING_MM[-len(shape) :], shape, strict=True)]
+    return np.meshgrid(*axes, indexing="ij")
+
+
+def test_affine_fields_do_not_bend():
+    points = np.stack(points_mm(), axis=-1)
+    field = points @ np.random.default_rng(0).normal(0.0, 0.3, (3, 3)) + 4.0
+    assert bending_energy(field, spacing=SPACING_MM) == pytest.approx(0.0, abs=1e-18)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("component", [0, 1, 2])
+def test_a_squared_ramp_of_any_component_along_any_axis_has_energy_four(component, axis):
+    field = np.zeros((8, 9, 10, 3))
+    field[..., component] = points_mm()[axis] ** 2  # second derivative 2, the others 0
+    assert bending_energy(field, spacing=SPACING_MM) == pytest.approx(2.0**2)
+
+
+def test_bending_energies_of_components_and_axes_add_up_and_mixed_ones_count_twice():
+    z, y, x = points_mm()
+    field = np.stack([z**2 + 3.0 * y * x, 0.5 * y**2, z * x], axis=-1)
+    expected = (2.0**2 + 2 * 3.0**2) + (2 * 0.5) ** 2 + 2 * 1.0**2
+    assert bending_energy(field, spacing=SPACING_MM) == pytest.approx(expected)
+
+
+def test_bending_energy_in_two_dimensions_and_of_a_stack_of_one_slice():
+    y, x = points_mm((9, 10))
+    field = np.stack([y * x, x**2], axis=-1)
+    expected = 2 * 1.0**2 + 2.0**2
+    assert bending_energy(field, spacing=SPACING_MM[1:]) == pytest.approx(expected)
+    stack = np.concatenate([np.zeros((1, 9, 10, 1)), field[None]], axis=-1)
+    assert bending_energy(stack, spacing=SPACING_MM) == pytest.approx(expected)
+
+
 def test_mismatched_arguments_are_named():
     with pytest.raises(ValueError, match="same shape"):
         dice(np.ones((2, 2), bool), np.ones((2, 3), bool))
@@ -88,5 +134,7 @@ def test_mismatched_arguments_are_named():
         surface_distances(np.ones((2, 2), bool), np.ones((2, 2), bool), spacing=(1, 1, 1))
     with pytest.raises(ValueError, match="as many channels"):
         jacobian_determinant(np.zeros((4, 4, 3)), spacing=(1, 1))
+    with pytest.raises(ValueError, match="as many channels"):
+        bending_energy(np.zeros((4, 4, 2)), spacing=(1, 1, 1))
     with pytest.raises(ValueError, match="must match"):
         target_registration_errors_mm([[0, 0]], [[0, 0, 0]])
