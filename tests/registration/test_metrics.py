@@ -55,6 +55,27 @@ def test_surface_distances_of_a_shifted_box_by_axis():
     assert distances.mean == pytest.approx(by_hand, rel=0.1)
 
 
+def test_two_pixels_in_two_dimensions_as_surface_distance_itself_tests_them():
+    a, b = np.zeros((2, 128, 128), bool)
+    a[50, 70] = True
+    b[50, 72] = True
+    distances = surface_distances(a, b, spacing=(2.0, 1.0))
+    # a pixel of 2 x 1 mm has four corners, half of which are 2 mm from the other one, half 1 mm
+    assert distances.mean == pytest.approx(1.5)
+    assert (distances.p95, distances.maximum) == (pytest.approx(2.0), pytest.approx(2.0))
+
+
+def test_half_cubes_as_surface_distance_itself_tests_them():
+    a, b = np.zeros((2, 100, 100, 100), bool)
+    a[:50] = True
+    b[:51] = True
+    distances = surface_distances(a, b, spacing=(2.0, 1.0, 1.0))
+    # the package tells both directions apart, 0.322 and 0.339 mm; ours is over both surfaces
+    assert 0.322 < distances.mean < 0.339
+    assert distances.maximum == pytest.approx(2.0)
+    assert dice(a, b) == pytest.approx(2 * 50 / (50 + 51), abs=1e-12)
+
+
 def test_equal_masks_have_distance_zero_in_two_dimensions():
     a = box((12, 15), (3, 7), (4, 9))
     assert surface_distances(a, a, spacing=(1.0, 4.0)).maximum == 0.0
