@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from atlas.averaging import resampled
 from atlas.dense_deformation import dense_transform
+from atlas.file_cache import kept_per_file
 from atlas.member import Member, read_member
 from atlas.registration_methods import ComparedMean, compared_mean, tones
 from atlas.settings import AtlasSettings, Stage
@@ -89,7 +89,7 @@ def register_by_network(
     return Warp.from_transform(sitk.BSplineTransform(found.transform))
 
 
-@lru_cache(maxsize=1)
+@kept_per_file(maxsize=1)
 def _registrar(folder: Path) -> NetworkRegistrar:
     from registration.registration_folder import load_registration
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from atlas.atlas_mean import AtlasMean, read_mean
 from atlas.averaging import resampled
 from atlas.dense_deformation import dense_transform
+from atlas.file_cache import kept_per_file
 from atlas.member import FULL_SCALE, Member, Modality, unit_factor
 from atlas.settings import Stage
 from atlas.subject_transform import Matrix, SubjectTransform, Warp
@@ -124,12 +125,12 @@ class ComparedMean:
     modality: Modality
 
 
-@lru_cache(maxsize=2)
+@kept_per_file(maxsize=2)
 def _mean(path: Path) -> AtlasMean:
     return read_mean(path)
 
 
-@lru_cache(maxsize=3)
+@kept_per_file(maxsize=3)
 def compared_mean(path: Path, shrink: int = 1) -> ComparedMean:
     """The mean of a file, kept in memory for the next member."""
     mean = _mean(path)
@@ -139,7 +140,7 @@ def compared_mean(path: Path, shrink: int = 1) -> ComparedMean:
     return ComparedMean(values, weight.astype(np.float32), grid, mean.modality)
 
 
-@lru_cache(maxsize=2)
+@kept_per_file(maxsize=2)
 def plain_mean(path: Path) -> sitk.Image:
     """The mean of a file on the registration grid with its own values, HU or scaled."""
     mean = _mean(path)
@@ -147,7 +148,7 @@ def plain_mean(path: Path) -> sitk.Image:
     return grid.to_image(on_grid(mean.image(), grid))
 
 
-@lru_cache(maxsize=2)
+@kept_per_file(maxsize=2)
 def judged_mean(path: Path, region: Ellipsoid | None) -> ComparedMean:
     """The mean of a file where a result is judged by it."""
     mean = compared_mean(path)
@@ -157,7 +158,7 @@ def judged_mean(path: Path, region: Ellipsoid | None) -> ComparedMean:
     return replace(mean, weight=mean.weight * within)
 
 
-@lru_cache(maxsize=4)
+@kept_per_file(maxsize=4)
 def _refiner(path: Path, region: Ellipsoid) -> AffineRefiner:
     """Affine refinement to the mean of a file, in units of four per voxel."""
     mean = _mean(path)

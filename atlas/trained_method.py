@@ -9,7 +9,6 @@ are biased.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from atlas.averaging import resampled
+from atlas.file_cache import kept_per_file
 from atlas.member import Member
 from atlas.registration_methods import plain_mean
 from atlas.subject_transform import Matrix, Warp
@@ -99,6 +99,6 @@ def check_registration(folder: Path) -> str:
     return hashlib.sha256((folder / DESCRIPTION_NAME).read_bytes()).hexdigest()
 
 
-@lru_cache(maxsize=1)
+@kept_per_file(maxsize=1)
 def _registrar(folder: Path) -> NetworkRegistrar:
     return load_registration(folder, deformable_only=True)

@@ -209,6 +209,17 @@ def test_a_folder_of_results_alone_knows_whose_it_is(images, tmp_path):
     assert not (out / "work").exists()
 
 
+def test_a_fresh_build_owes_nothing_to_the_one_before_in_the_same_process(
+    images, finished, tmp_path
+):
+    out = tmp_path / "out"
+    assert run("build", images, "--out", out, *QUICK, "--start", "s0").exit_code == 0
+    assert (out / "atlas.nii.gz").read_bytes() != (finished / "atlas.nii.gz").read_bytes()
+    assert run("build", images, "--out", out, *QUICK, "--fresh").exit_code == 0
+    for name in BYTES:
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
 
