@@ -127,12 +127,15 @@ def _is_prepared(work: WorkFolder, entry: CohortEntry) -> bool:
 
 
 def refined_settings(settings: AtlasSettings) -> AtlasSettings:
-    """How an atlas goes on: one affine round to place new subjects, then its last stage."""
-    affine = next((s for s in settings.stages if s.kind == "affine" and not s.focused), None)
-    deformable = tuple(s for s in settings.stages if s.kind == "deformable")
-    first = () if affine is None else (replace(affine, rounds=1),)
-    shorter = tuple(replace(stage, rounds=1) for stage in deformable[:-1])
-    return replace(settings, stages=(*first, *shorter, *deformable[-1:]) or settings.stages)
+    """How an atlas goes on: a round of each affine stage to place new subjects, then its last one.
+
+    The focused one is among them: the mean of a mixed cohort is in register at the heart, and
+    would be brought out of it by maps to whole chests alone.
+    """
+    affine = [stage for stage in settings.stages if stage.kind == "affine"]
+    deformable = [stage for stage in settings.stages if stage.kind == "deformable"]
+    shorter = (replace(stage, rounds=1) for stage in (*affine, *deformable[:-1]))
+    return replace(settings, stages=(*shorter, *deformable[-1:]) or settings.stages)
 
 
 def claim_folder(
