@@ -19,6 +19,7 @@ from atlas.round_subjects import LEAST_AVERAGED, round_subjects
 from atlas.settings import AtlasSettings, Stage
 from atlas.sharpening import sharpened
 from atlas.start_reference import START_VARIANT, StartReference
+from atlas.stopping import Verdict, stage_verdict
 from atlas.subject_transform import Matrix, read_subject_transform, write_subject_transform
 from atlas.work_folder import WorkFolder
 from registration.atomic_files import remove_parts
@@ -30,9 +31,6 @@ Spread = Callable[
     [Callable[[Any], None], Sequence[Any]], Iterator[tuple[Any, BaseException | None]]
 ]
 """Does a function for every task, here or elsewhere; yields each task with the error, if any."""
-
-LEAST_CHANGE_FACTOR = 10.0
-"""Change of the atlas below which a stage may end, in units of the tolerance of similarity."""
 
 
 def in_this_process(
@@ -205,39 +203,40 @@ class AtlasBuilder:
         averaged = subjects.averaged
         before = read_mean(self.work.mean(number - 1))
         last = [r for r in records if r["stage_number"] == stage_number]
-        verdict = _Verdict(
-            rounds=len(last) + 1,
-            similarity=subjects.judged_similarity,
-            last_similarity=last[-1]["judged_similarity"] if last else None,
-        )
+        told = subjects.told()
+
+        def judged(mean: AtlasMean, drift: float) -> Verdict:
+            this = {**told, "change": change(before, mean), "mean_displacement_mm": drift}
+            return stage_verdict(stage, self.settings, [*last, this])
+
         if stage.kind != "deformable":
             variant = "affine"
             drift = self._update.affine(
                 number, averaged, before, records[0], regions.tight if stage.focused else None
             )
             mean = self._averaged(number, variant, grid, averaged)
-            over = verdict.is_over(stage, self.settings, change(before, mean))
+            verdict = judged(mean, drift)
         else:
-            at_most = verdict.rounds >= stage.rounds
+            at_most = len(last) + 1 >= stage.rounds
             # every round of a trained registration starts anew: it has no displacement to keep
             step = 1.0 if at_most or stage.trained else self.settings.shape_step
             variant, drift = self._update.shape(number, averaged, step, grid, stage)
             mean = self._averaged(number, variant, grid, averaged)
-            over = verdict.is_over(stage, self.settings, change(before, mean))
-            if over and step < 1.0:  # a stage ends in the mean shape, all of it
+            verdict = judged(mean, drift)
+            if verdict.is_over and step < 1.0:  # a stage ends in the mean shape, all of it
                 variant, drift = self._update.shape(number, averaged, 1.0, grid, stage)
                 mean = self._averaged(number, variant, grid, averaged)
-        changed = change(before, mean)
         write_mean(mean, self.work.mean(number))
         write_planes(mean, self.work.planes(number))
         record = {
             "round": number,
             "stage": stage.name,
             "stage_number": stage_number,
-            "stage_over": over,
+            "stage_over": verdict.is_over,
+            "verdict": verdict.reason,
             "variant": variant,
-            **subjects.told(),
-            "change": changed,
+            **told,
+            "change": change(before, mean),
             "mean_displacement_mm": drift,
             "sharpness": sharpness(mean),
             "pairwise_ncc": mean_pairwise_correlation(
@@ -340,23 +339,6 @@ class AtlasBuilder:
                 self.work.drop_moved(number - 1)
                 self.work.drop_transforms(number - 1)
                 self.work.mean(number - 1).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Whether a stage has come to its end."""
-
-    rounds: int
-    similarity: float
-    last_similarity: float | None
-
-    def is_over(self, stage: Stage, settings: AtlasSettings, changed: float) -> bool:
-        if self.rounds >= stage.rounds:
-            return True
-        if self.last_similarity is None:
-            return False
-        gain = self.similarity - self.last_similarity
-        return gain < settings.tolerance and changed < LEAST_CHANGE_FACTOR * settings.tolerance
 
 
 def _grid(described: Mapping[str, Any]) -> ImageGrid:

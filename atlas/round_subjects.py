@@ -34,9 +34,14 @@ class RoundSubjects:
     similarities: Mapping[str, float]
 
     @property
+    def judges(self) -> tuple[str, ...]:
+        """The held out, if there are any, else all: they tell when a stage is over."""
+        return self.held_out or self.averaged
+
+    @property
     def judged_similarity(self) -> float:
-        """Mean similarity of the held out, if there are any: they tell when a stage is over."""
-        return self._similarity(self.held_out or self.averaged)
+        """Mean similarity of the judges."""
+        return self._similarity(self.judges)
 
     def told(self) -> dict[str, Any]:
         """Entries of the record of a round."""
@@ -45,6 +50,7 @@ class RoundSubjects:
             "held_out_similarity": self._similarity(self.held_out) if self.held_out else None,
             "judged_similarity": self.judged_similarity,
             "averaged": list(self.averaged),
+            "judges": list(self.judges),
             "left_out": [
                 {"subject_id": doubt.subject_id, "reason": doubt.reason} for doubt in self.doubts
             ],

@@ -26,7 +26,7 @@ class Stage:
 
     Args:
         kind: What may move.
-        rounds: Most rounds.
+        rounds: Most rounds; fewer where `stage_verdict` ends it.
         control_point_spacing_vox: Distance of control points, voxels of the registration
             grid; deformable stages only.
         steps: Gauss-Newton steps per subject and round; deformable stages only.
@@ -71,17 +71,17 @@ class Stage:
 
 
 _DEFORMABLE = (
-    Stage("deformable", 2, control_point_spacing_vox=16.0, steps=12, warm_steps=6, shrink=2),
-    Stage("deformable", 2, control_point_spacing_vox=8.0, steps=10, warm_steps=5, shrink=2),
-    Stage("deformable", 3, control_point_spacing_vox=4.0, steps=8, warm_steps=4),
+    Stage("deformable", 3, control_point_spacing_vox=16.0, steps=12, warm_steps=6, shrink=2),
+    Stage("deformable", 3, control_point_spacing_vox=8.0, steps=10, warm_steps=5, shrink=2),
+    Stage("deformable", 4, control_point_spacing_vox=4.0, steps=8, warm_steps=4),
 )
 
-DEFAULT_STAGES = (Stage("rigid", 1), Stage("affine", 3), *_DEFORMABLE)
+DEFAULT_STAGES = (Stage("rigid", 1), Stage("affine", 4), *_DEFORMABLE)
 """Degrees of freedom grow: six, twelve, then B-splines of ever closer control points."""
 
 CT_STAGES = (
     Stage("rigid", 1),
-    Stage("affine", 2),
+    Stage("affine", 4),
     Stage("affine", 5, focused=True),
     *_DEFORMABLE,
 )
@@ -119,8 +119,7 @@ class AtlasSettings:
         sharpen: Weight of an unsharp mask on every average; 0 for none.
         pose: `"scanner"` keeps the mean pose of the subjects, `"principal"` turns the atlas to
             its axes of inertia, so that it does not follow a pose all subjects share.
-        tolerance: Gain in similarity, and change of the atlas relative to its spread, below
-            which a stage is over.
+        tolerance: Gain in similarity below which a stage may be over; see `stage_verdict`.
         held_out_share: Share of the subjects that are not averaged but judged by.
         outlier_z: Robust z-score of the similarity below which a subject is left out.
         bending_weight: Weight of the bending energy beside the correlation, in squared

@@ -116,7 +116,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
     type=click.FloatRange(min=0),
     default=0.002,
     show_default=True,
-    help="Gain in correlation below which a stage ends.",
+    help="Gain in correlation of held-out subjects below which a stage ends.",
 )
 @click.option(
     "--shape-step",

@@ -62,6 +62,16 @@ def test_subjects_agree_better_in_every_round(built):
     assert built[0].records[-1]["pairwise_ncc"] > 0.998
 
 
+def test_every_round_says_why_its_stage_ends_or_goes_on(built):
+    rounds = built[0].records[1:]
+    assert [record["verdict"].partition(";")[0] for record in rounds[:2]] == [
+        "round 1 of at most 1",
+        "round 1 of at most 2",
+    ]
+    assert "similarity gained" in rounds[2]["verdict"]
+    assert all(record["judges"] == record["averaged"] for record in rounds)
+
+
 @pytest.mark.parametrize("start", ["medoid", "s3"])
 def test_other_starts_give_the_same_atlas(built, tmp_path, start):
     other, _ = build(cohort(), tmp_path, start=start)
