@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registration.atomic_files import write_atomically
+from registration.table_files import read_rows
 
 SPLIT_NAME = "split.csv"
 """Which subjects are held out; written once and kept by every later run."""
@@ -52,7 +52,7 @@ class Subject:
 
 
 def read_subjects(table: Path) -> tuple[Subject, ...]:
-    """Subjects of a CSV table, in the order of their ids.
+    """Subjects of a table (see `read_rows`), in the order of their ids.
 
     The table has the column `path` (or `image`) and, if wanted, `id`, `mask`, `label` and
     `group`. Paths are relative to its folder; without ids the file names stand in.
@@ -60,8 +60,7 @@ def read_subjects(table: Path) -> tuple[Subject, ...]:
     Raises:
         ValueError: If a column is missing, a file is not there, or an id occurs twice.
     """
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(table)
     columns = set(rows[0]) if rows else set()
     column = next((name for name in ("path", "image") if name in columns), None)
     if column is None:
@@ -69,7 +68,7 @@ def read_subjects(table: Path) -> tuple[Subject, ...]:
     subjects = []
     for number, row in enumerate(rows, start=2):
         files = {
-            name: table.parent / row[name]
+            name: table.parent / row[name].strip()
             for name in (column, "mask", "label")
             if (row.get(name) or "").strip()
         }
@@ -131,8 +130,7 @@ def held_out_ids(
     path = folder / SPLIT_NAME
     parts: dict[str, str] = {}
     if path.exists():
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = read_rows(path)
         if not all({"id", "part"} <= set(row) for row in rows):
             raise ValueError(f"{SPLIT_NAME} must have the columns `id` and `part`: {path}")
         parts = {row["id"]: row["part"] for row in rows}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from registration.atomic_files import PART_PREFIX, placing
 from registration.image_files import read_image_file
 from registration.pair_preparation import gray_image
+from registration.table_files import SEPARATORS
 
 IMAGE_SUFFIXES = (
     ".nii.gz",
@@ -39,9 +40,6 @@ SERIES_SUFFIX = ".nrrd"
 
 LANDMARK_SUFFIXES = (".csv", ".fcsv")
 """Files that hold points."""
-
-SEPARATORS = ",;\t"
-"""What may stand between the cells of a table; spreadsheets take the one of their language."""
 
 _RAS_NAMES = ("RAS", "0")
 _LPS_NAMES = ("LPS", "1")

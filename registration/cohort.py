@@ -7,13 +7,14 @@ training and validation.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from registration.table_files import read_rows
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
 """Files that are taken for images when a folder is read."""
@@ -118,7 +119,7 @@ def read_folder(folder: Path, *, group: str | None = None, subject: str | None =
 
 
 def read_table(table: Path) -> Cohort:
-    """Images or pairs of a CSV table; paths are relative to its folder.
+    """Images or pairs of a table (see `read_rows`); paths are relative to its folder.
 
     A table of images has the column `image` and, if wanted, `mask`, `group` and `subject`. A
     table of pairs has `fixed` and `moving` and, if wanted, `fixed_mask`, `moving_mask` and
@@ -128,8 +129,7 @@ def read_table(table: Path) -> Cohort:
         ValueError: If neither columns are there, a row names no image, a file is missing, or
             there is no pair.
     """
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(table)
     columns = set(rows[0]) if rows else set()
     if "image" in columns:
         return _image_rows(rows, table.parent)

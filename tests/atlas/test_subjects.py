@@ -20,6 +20,14 @@ def test_a_table_names_files_masks_labels_and_groups(tmp_path):
     assert (two.subject_id, two.mask, two.group) == ("two", tmp_path / "m.nii.gz", "old")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_tables_of_spreadsheets_in_other_languages_are_read(tmp_path, separator):
+    text = "id,path,label\none,a.nii.gz,m.nii.gz\ntwo, b.nii.gz,\n".replace(",", separator)
+    one, two = read_subjects(table(tmp_path, text))
+    assert (one.subject_id, one.label) == ("one", tmp_path / "m.nii.gz")
+    assert (two.path, two.label) == (tmp_path / "b.nii.gz", None)
+
+
 def test_without_ids_the_file_names_stand_in(tmp_path):
     assert [
         s.subject_id for s in read_subjects(table(tmp_path, "image\nb.nii.gz\na.nii.gz\n"))
