@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,11 +111,13 @@ def stem(path: Path) -> str:
 
 
 def held_out_ids(
-    folder: Path, subjects: Sequence[Subject], *, share: float, seed: int
+    folder: Path, subjects: Sequence[Subject], *, share: float, seed: int, goes_on: bool = False
 ) -> frozenset[str]:
     """Who is held out, by `split.csv`, which is written if it is not there.
 
-    Subjects that came later stand in the file as training: who was held out once stays so.
+    Subjects that came later stand in the file as training: who was held out once stays so. Only
+    where an atlas of too few to hold anybody out goes on with enough, some of them are drawn; who
+    was averaged before has left traces in the mean and cannot judge it.
 
     Args:
         folder: Where `split.csv` is, or is to be.
@@ -123,19 +125,18 @@ def held_out_ids(
         share: Share of every group to hold out, rounded; none of fewer than
             `LEAST_FOR_HOLD_OUT` subjects.
         seed: Which ones.
+        goes_on: Whether an atlas goes on with more subjects.
 
     Raises:
         ValueError: If the file does not have the columns `id` and `part`.
     """
     path = folder / SPLIT_NAME
-    parts: dict[str, str] = {}
-    if path.exists():
-        rows = read_rows(path)
-        if not all({"id", "part"} <= set(row) for row in rows):
-            raise ValueError(f"{SPLIT_NAME} must have the columns `id` and `part`: {path}")
-        parts = {row["id"]: row["part"] for row in rows}
-    elif len(subjects) >= LEAST_FOR_HOLD_OUT and share > 0:
-        parts = dict.fromkeys(_drawn(subjects, share, seed), HELD_OUT)
+    parts = _read_split(path) if path.exists() else {}
+    was_small = goes_on and len(parts) < LEAST_FOR_HOLD_OUT and HELD_OUT not in parts.values()
+    if not path.exists() or was_small:
+        new = [subject for subject in subjects if subject.subject_id not in parts]
+        drawn = new if len(subjects) >= LEAST_FOR_HOLD_OUT else []
+        parts |= dict.fromkeys(_drawn(drawn, share, seed), HELD_OUT)
     listed = {s.subject_id: parts.get(s.subject_id, TRAINING) for s in subjects}
     if listed.keys() - parts.keys() or not path.exists():
         lines = [f"{name},{part}" for name, part in sorted({**listed, **parts}.items())]
@@ -143,8 +144,40 @@ def held_out_ids(
     return frozenset(name for name, part in listed.items() if part == HELD_OUT)
 
 
+def is_drawn_split(path: Path, groups: Mapping[str, str], *, share: float, seed: int) -> bool:
+    """Whether a split is what `held_out_ids` drew, and not made or changed by hand.
+
+    Args:
+        path: The split.
+        groups: Group of every subject of the cohort, by id.
+        share: Share that was to be held out.
+        seed: Of the draw.
+    """
+    try:
+        parts = _read_split(path)
+    except ValueError:
+        return False
+    if not parts.keys() <= groups.keys():
+        return False
+    subjects = [Subject(name, path, group=groups[name]) for name in parts]
+    drawn = subjects if len(subjects) >= LEAST_FOR_HOLD_OUT else []
+    expected = dict.fromkeys(parts, TRAINING)
+    expected |= dict.fromkeys(_drawn(drawn, share, seed), HELD_OUT)
+    return parts == expected
+
+
+def _read_split(path: Path) -> dict[str, str]:
+    """Part of every subject, by id."""
+    rows = read_rows(path)
+    if not all({"id", "part"} <= set(row) for row in rows):
+        raise ValueError(f"{SPLIT_NAME} must have the columns `id` and `part`: {path}")
+    return {row["id"]: row["part"] for row in rows}
+
+
 def _drawn(subjects: Sequence[Subject], share: float, seed: int) -> list[str]:
     """The share of every group whose ids have the lowest digests; at least one of all."""
+    if not subjects or share == 0:
+        return []
     groups: dict[str, list[str]] = {}
     for subject in subjects:
         groups.setdefault(subject.group, []).append(subject.subject_id)

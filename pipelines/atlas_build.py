@@ -22,7 +22,7 @@ from atlas.results import (
     write_results,
 )
 from atlas.settings import AtlasSettings
-from atlas.subjects import held_out_ids
+from atlas.subjects import SPLIT_NAME, held_out_ids
 from atlas.trained_method import copy_registration
 from atlas.work_folder import WORK_NAME, WorkFolder
 from pipelines.atlas_cohort import CohortEntry, PrepareTask, prepare, read_refusal
@@ -30,6 +30,7 @@ from pipelines.atlas_continuation import (
     Continuation,
     claim_folder,
     drop_working_files,
+    has_split_of_its_own,
     take_members,
     with_split_of,
 )
@@ -131,7 +132,11 @@ def build_atlas(
             execution.report(disk_line(work, [subject.subject_id for subject in subjects]))
             split = out if continuation is None else with_split_of(continuation.folder, out)
             held_out = held_out_ids(
-                split, subjects, share=settings.held_out_share, seed=settings.seed
+                split,
+                subjects,
+                share=settings.held_out_share,
+                seed=settings.seed,
+                goes_on=continuation is not None,
             )
             builder = AtlasBuilder(
                 work,
@@ -180,11 +185,13 @@ def _take_registration(folder: Path | None, work: WorkFolder) -> None:
 
 
 def remove_build(out: Path) -> None:
-    """Delete what a build wrote into a folder; files of others stay."""
+    """Delete what a build wrote into a folder; files of others stay, also a split made by hand."""
+    if has_split_of_its_own(out):
+        (out / SPLIT_NAME).unlink()
     for name in OWN_FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
     for path in out.glob("*"):
-        if path.name in RESULT_NAMES or path.name in (RECORD_NAME, REPORT_NAME, "split.csv"):
+        if path.name in RESULT_NAMES or path.name in (RECORD_NAME, REPORT_NAME):
             path.unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from atlas.results import ATLAS_NAME, RECORD_NAME, read_atlas_image, sha256
 from atlas.settings import FORMAT, AtlasSettings
 from atlas.subject_transform import read_subject_transform
-from atlas.subjects import Subject
+from atlas.subjects import SPLIT_NAME, Subject, is_drawn_split
 from atlas.work_folder import WORK_NAME, WorkFolder
 from pipelines.atlas_cohort import CohortEntry
 from pipelines.slice_geometry import listed
@@ -240,6 +240,22 @@ def take_members(continuation: Continuation, work: WorkFolder) -> None:
 
 def with_split_of(before: Path, out: Path) -> Path:
     """Folder with the split of the atlas before: who was held out stays so."""
-    if (before / "split.csv").exists() and not (out / "split.csv").exists():
-        write_atomically(out / "split.csv", (before / "split.csv").read_bytes())
+    if (before / SPLIT_NAME).exists() and not (out / SPLIT_NAME).exists():
+        write_atomically(out / SPLIT_NAME, (before / SPLIT_NAME).read_bytes())
     return out
+
+
+def has_split_of_its_own(out: Path) -> bool:
+    """Whether the split in a folder was made by the build there, and not by hand.
+
+    What another atlas went on with is a copy of the split there, and counts as made by the build.
+    """
+    claim = out / WORK_NAME / SETTINGS_NAME
+    if not (out / SPLIT_NAME).exists() or not claim.exists():
+        return False
+    claimed = json.loads(claim.read_text(encoding="utf-8"))
+    groups = {name: group for name, group, *_ in claimed["subjects"]}
+    settings = claimed["settings"]
+    share, seed = settings["held_out_share"], settings["seed"]
+    is_drawn = is_drawn_split(out / SPLIT_NAME, groups, share=share, seed=seed)
+    return is_drawn or claimed["refined"] is not None

@@ -1,6 +1,13 @@
 import pytest
 
-from atlas.subjects import HELD_OUT, Subject, held_out_ids, in_order, read_subjects
+from atlas.subjects import (
+    HELD_OUT,
+    Subject,
+    held_out_ids,
+    in_order,
+    is_drawn_split,
+    read_subjects,
+)
 
 
 def table(tmp_path, text):
@@ -76,3 +83,37 @@ def test_every_group_gives_its_share(tmp_path):
 
 def test_small_cohorts_hold_nobody_out(tmp_path):
     assert held_out_ids(tmp_path, subjects(tmp_path, 7), share=0.3, seed=0) == frozenset()
+
+
+def test_an_atlas_that_began_small_draws_from_those_who_come_later(tmp_path):
+    assert held_out_ids(tmp_path, subjects(tmp_path, 6), share=0.2, seed=0) == frozenset()
+    assert held_out_ids(tmp_path, subjects(tmp_path, 20), share=0.2, seed=0) == frozenset()
+    (tmp_path / "split.csv").unlink()
+    held_out_ids(tmp_path, subjects(tmp_path, 6), share=0.2, seed=0)
+    held = held_out_ids(tmp_path, subjects(tmp_path, 20), share=0.2, seed=0, goes_on=True)
+    assert len(held) == 3  # a fifth of 14
+    assert not held & {f"s{n:02d}" for n in range(6)}
+    # drawn once: later ones change nothing
+    again = held_out_ids(tmp_path, subjects(tmp_path, 40), share=0.2, seed=0, goes_on=True)
+    assert again == held
+
+
+def test_nobody_is_drawn_when_an_atlas_goes_on_that_held_nobody_out_of_many(tmp_path):
+    held_out_ids(tmp_path, subjects(tmp_path, 20), share=0.0, seed=0)
+    more = subjects(tmp_path, 40)
+    assert not held_out_ids(tmp_path, more, share=0.2, seed=0, goes_on=True)
+
+
+def test_a_split_that_was_drawn_is_known_from_one_made_by_hand(tmp_path):
+    cohort = subjects(tmp_path, 20, lambda n: "odd" if n % 2 else "even")
+    groups = {s.subject_id: s.group for s in cohort}
+    held = held_out_ids(tmp_path, cohort, share=0.2, seed=3)
+    path = tmp_path / "split.csv"
+    assert is_drawn_split(path, groups, share=0.2, seed=3)
+    assert not is_drawn_split(path, groups, share=0.2, seed=4)
+    assert not is_drawn_split(path, {"s00": "even"}, share=0.2, seed=3)
+    text = path.read_text()
+    path.write_text(text.replace(f"{min(held)},held-out", f"{min(held)},training"))
+    assert not is_drawn_split(path, groups, share=0.2, seed=3)
+    path.write_text("something else\n1\n")
+    assert not is_drawn_split(path, groups, share=0.2, seed=3)

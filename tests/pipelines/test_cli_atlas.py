@@ -220,6 +220,20 @@ def test_a_fresh_build_owes_nothing_to_the_one_before_in_the_same_process(
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+def test_a_fresh_build_keeps_a_split_made_by_hand(images, tmp_path):
+    out, split = tmp_path / "out", tmp_path / "out" / "split.csv"
+    out.mkdir()
+    by_hand = "id,part\ns0,training\ns1,held-out\n"
+    split.write_text(by_hand)
+    assert run("build", images, "--out", out, *QUICK).exit_code == 0
+    for _ in range(2):
+        result = run("build", images, "--out", out, *QUICK, "--fresh", "--only", "rigid")
+        assert result.exit_code == 0, result.output
+        assert by_hand.splitlines()[2] in split.read_text().splitlines()
+    record = json.loads((out / "atlas.json").read_text())
+    assert record["subjects_averaged"] == 5
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
 
