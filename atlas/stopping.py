@@ -41,8 +41,9 @@ def stage_verdict(
 ) -> Verdict:
     """Whether one more round of a stage is worth it.
 
-    A stage is over when those who judge gain less than the tolerance, and neither the atlas nor
-    its mean shape is on its way to rest: what still changes is small, or does not get smaller.
+    A stage is over when those who judge lose, or gain less than the tolerance while neither the
+    atlas nor its mean shape is on its way to rest: what still changes is small, or does not get
+    smaller.
 
     Args:
         stage: The stage; after its most rounds it is over in any case.
@@ -60,6 +61,8 @@ def stage_verdict(
     told = f"similarity gained {gain:.4f}"
     if gain >= settings.tolerance:
         return Verdict(is_last, f"{place}; {told}")
+    if gain < 0:
+        return Verdict(True, told)
     shift_limit_mm = SMALL_SHIFT_VOX * settings.spacing_mm
     limits = {"change": SMALL_CHANGE * settings.tolerance, "mean_displacement_mm": shift_limit_mm}
     found = {name: _course(rounds[-2][name], rounds[-1][name], limits[name]) for name in limits}
