@@ -1,4 +1,4 @@
-"""CT series in DICOM files, single-frame or enhanced, as volumes in HU."""
+"""Series in DICOM files, single-frame or enhanced, as volumes: CT in HU, others in their units."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -74,7 +75,8 @@ def read_dicom_series(candidate: SeriesCandidate) -> Scan:
             [FrameAttributes(frame.file.ds, frame.number) for frame in ordered], tilt_deg
         )
         paths = tuple(dict.fromkeys(str(frame.file.path) for frame in ordered))
-        volume_hu = _rescaled(ordered, grid.shape)
+        volume_hu, ends_hu = _rescaled(ordered, grid.shape)
+        check_hounsfield(*ends_hu, ordered[0].file.name)
     return Scan(
         scan_id=content_hash[:SCAN_ID_LENGTH],
         image=grid.to_image(volume_hu),
@@ -85,6 +87,25 @@ def read_dicom_series(candidate: SeriesCandidate) -> Scan:
         content_hash=content_hash,
         warnings=warnings,
     )
+
+
+def read_dicom_volume(candidate: SeriesCandidate) -> sitk.Image:
+    """Read a series of any modality, such as MR, in the units of its files.
+
+    Slices may have any direction. Where files say nothing of a rescale their stored values stand.
+
+    Raises:
+        UnusableSeries: If it is not a complete, evenly spaced stack of gray slices.
+    """
+    with tolerant_reading():
+        files, _ = _read_files(candidate)
+        _check_pixels(files)
+        frames = [frame for file in files for frame in _frames_of(file, in_hu=False)]
+        _check_size(frames)
+        planes = [frame.plane for frame in frames]
+        grid, order, _ = stack_planes(planes, is_axial=False)
+        volume, _ = _rescaled([frames[number] for number in order], grid.shape)
+    return grid.to_image(volume)
 
 
 def _read_files(candidate: SeriesCandidate) -> tuple[list[_File], str]:
@@ -132,17 +153,21 @@ def _check_kind(files: Sequence[_File]) -> None:
             raise UnusableSeries("NOT_CT", f"{file.name} is a color image")
         if "LOCALIZER" in (value.upper() for value in texts(file.ds, "ImageType")):
             raise UnusableSeries("LOCALIZER", f"{file.name} is a localizer (scout view)")
-    empty = [file.name for file in files if not has_pixel_data(file.ds)]
-    if len(empty) == len(files):
-        raise UnusableSeries("NO_PIXEL_DATA", f"no image in {listed(empty)}")
-    if empty:
-        raise UnusableSeries("CORRUPT_FILE", f"no image in {listed(empty)}, unlike the others")
+    _check_pixels(files)
     unknown = [f.name for f in files if modality_of(f.ds) is None]
     if unknown:
         raise UnusableSeries("NOT_CT", f"no modality is given in {listed(unknown)}")
 
 
-def _frames_of(file: _File) -> list[_Frame]:
+def _check_pixels(files: Sequence[_File]) -> None:
+    empty = [file.name for file in files if not has_pixel_data(file.ds)]
+    if len(empty) == len(files):
+        raise UnusableSeries("NO_PIXEL_DATA", f"no image in {listed(empty)}")
+    if empty:
+        raise UnusableSeries("CORRUPT_FILE", f"no image in {listed(empty)}, unlike the others")
+
+
+def _frames_of(file: _File, *, in_hu: bool = True) -> list[_Frame]:
     count = count_frames(file.ds)
     if count > 1 and not is_enhanced(file.ds):
         raise UnusableSeries(
@@ -154,22 +179,19 @@ def _frames_of(file: _File) -> list[_Frame]:
             "CORRUPT_FILE", f"{file.name} holds {count} images and describes {described}"
         )
     return [
-        _frame(file, number, f", frame {number + 1}" if count > 1 else "")
+        _frame(file, number, f", frame {number + 1}" if count > 1 else "", in_hu=in_hu)
         for number in range(count)
     ]
 
 
-def _frame(file: _File, number_in_file: int, suffix: str) -> _Frame:
+def _frame(file: _File, number_in_file: int, suffix: str, *, in_hu: bool) -> _Frame:
     frame = FrameAttributes(file.ds, number_in_file)
     name = file.name + suffix
     slope, intercept = (
         number(frame.holder(keyword), keyword) for keyword in ("RescaleSlope", "RescaleIntercept")
     )
-    rescale_type = text(frame.holder("RescaleType"), "RescaleType")
-    if not slope or intercept is None:
-        raise UnusableSeries("NOT_HU", f"no valid RescaleSlope and RescaleIntercept in {name}")
-    if rescale_type is not None and rescale_type.upper() not in HU_RESCALE_TYPES:
-        raise UnusableSeries("NOT_HU", f"the values in {name} are {rescale_type}, not HU")
+    if in_hu:
+        _check_hu(frame, slope, intercept, name)
     plane = SlicePlane(
         name,
         (integer(file.ds, "Rows") or 0, integer(file.ds, "Columns") or 0),
@@ -177,7 +199,17 @@ def _frame(file: _File, number_in_file: int, suffix: str) -> _Frame:
         _numbers(frame, "ImageOrientationPatient", 6),
         _numbers(frame, "PixelSpacing", 2),
     )
-    return _Frame(file, number_in_file, plane, slope, intercept)
+    return _Frame(file, number_in_file, plane, slope or 1.0, intercept or 0.0)
+
+
+def _check_hu(
+    frame: FrameAttributes, slope: float | None, intercept: float | None, name: str
+) -> None:
+    rescale_type = text(frame.holder("RescaleType"), "RescaleType")
+    if not slope or intercept is None:
+        raise UnusableSeries("NOT_HU", f"no valid RescaleSlope and RescaleIntercept in {name}")
+    if rescale_type is not None and rescale_type.upper() not in HU_RESCALE_TYPES:
+        raise UnusableSeries("NOT_HU", f"the values in {name} are {rescale_type}, not HU")
 
 
 def _numbers(frame: FrameAttributes, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -192,8 +224,10 @@ def _check_size(frames: Sequence[_Frame]) -> None:
         )
 
 
-def _rescaled(frames: Sequence[_Frame], shape: tuple[int, ...]) -> NDArray[np.generic]:
-    """Volume in HU, int16 where that loses nothing, else float32, shape `(z, y, x)`."""
+def _rescaled(
+    frames: Sequence[_Frame], shape: tuple[int, ...]
+) -> tuple[NDArray[np.generic], tuple[float, float]]:
+    """Volume, int16 where that loses nothing, else float32, shape `(z, y, x)`; and its range."""
     whole = all(f.slope.is_integer() and f.intercept.is_integer() for f in frames)
     volume_hu = np.empty(shape, np.int16 if whole else np.float32)
     decoded: dict[Path, NDArray[np.integer]] = {}
@@ -211,8 +245,7 @@ def _rescaled(frames: Sequence[_Frame], shape: tuple[int, ...]) -> NDArray[np.ge
         _write_hu(volume_hu[index], stored, frame)
         if last_use[path] == index:
             del decoded[path]
-    check_hounsfield(low, high, frames[0].file.name)
-    return volume_hu
+    return volume_hu, (low, high)
 
 
 def _write_hu(slice_hu: NDArray[np.generic], stored: NDArray[np.integer], frame: _Frame) -> None:

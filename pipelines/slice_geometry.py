@@ -78,7 +78,9 @@ class SlicePlane:
     pixel_spacing_mm: tuple[float, ...] | None
 
 
-def stack_planes(planes: Sequence[SlicePlane]) -> tuple[ImageGrid, NDArray[np.intp], float]:
+def stack_planes(
+    planes: Sequence[SlicePlane], *, is_axial: bool = True
+) -> tuple[ImageGrid, NDArray[np.intp], float]:
     """Grid of a stack of slices.
 
     The third index grows towards the head, also where that makes the directions
@@ -86,13 +88,14 @@ def stack_planes(planes: Sequence[SlicePlane]) -> tuple[ImageGrid, NDArray[np.in
 
     Args:
         planes: The slices in any order.
+        is_axial: Whether they must be axial; otherwise they may have any direction.
 
     Returns:
         The grid in LPS mm; the numbers of `planes` in the order of the grid's slices,
         shape `(n,)`; and the angle between normal and stacking direction in degrees.
 
     Raises:
-        UnusableSeries: If the slices are no evenly spaced stack of axial slices.
+        UnusableSeries: If the slices are no evenly spaced stack of slices of this kind.
 
     Source:
         DICOM PS3.3 C.7.6.2 (Image Plane module).
@@ -108,7 +111,7 @@ def stack_planes(planes: Sequence[SlicePlane]) -> tuple[ImageGrid, NDArray[np.in
     """
     _check_complete(planes)
     _check_alike(planes)
-    row, column, normal = _axes(planes)
+    row, column, normal = _axes(planes, is_axial)
     corners = np.array([plane.position for plane in planes], dtype=float)
     along = corners @ normal
     order = np.argsort(along, kind="stable")
@@ -190,7 +193,7 @@ def _usual(orientations: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _axes(
-    planes: Sequence[SlicePlane],
+    planes: Sequence[SlicePlane], is_axial: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Unit vectors of rows, columns and of the normal pointing to the head."""
     usual = _usual(np.array([plane.orientation for plane in planes]))
@@ -207,7 +210,7 @@ def _axes(
     if normal[2] < 0:
         normal = -normal
     oblique_deg = float(np.degrees(np.arccos(min(1.0, normal[2]))))
-    if oblique_deg > MAX_OBLIQUE_DEG:
+    if is_axial and oblique_deg > MAX_OBLIQUE_DEG:
         raise UnusableSeries(
             "NOT_AXIAL",
             f"the slices lie at {oblique_deg:.0f}° to the axial plane; "
