@@ -60,6 +60,7 @@ SUBJECT_COLUMNS = (
     "inverse_error_mm",
     "left_out",
     "failed",
+    "review",
 )
 
 
@@ -217,6 +218,7 @@ def _finish_subjects(
             "part": part,
             "left_out": reasons.get(name, ""),
             "failed": failed.get(name, ""),
+            "review": ";".join(builder.work.reviews(name)),
         }
         rows.append(row)
     return rows, [item for item in items if item.subject_id not in failed], failed

@@ -32,6 +32,16 @@ class WorkFolder:
         """Copy of a subject's label image, if it has one."""
         return self.root / "members" / f"{subject_id}.label.nrrd"
 
+    def facts(self, subject_id: str) -> Path:
+        """What is known of a prepared or refused subject; written last."""
+        return self.root / "members" / f"{subject_id}.json"
+
+    def reviews(self, subject_id: str) -> tuple[str, ...]:
+        """Codes of what a person should look at in a prepared subject."""
+        path = self.facts(subject_id)
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return tuple(known.get("review", ()))
+
     def refusal(self, subject_id: str) -> Path:
         """Why a subject could not be prepared."""
         return self.root / "members" / f"{subject_id}.refused.json"

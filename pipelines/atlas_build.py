@@ -290,6 +290,9 @@ def _prepared(
         refusal = read_refusal(work.refusal(entry.subject.subject_id))
         if refusal is None:
             usable.append(entry)
+            if reviews := work.reviews(entry.subject.subject_id):
+                codes = ", ".join(reviews)
+                execution.report(f"{entry.subject.subject_id} should be looked at: {codes}")
             continue
         told = ": ".join(part for part in (refusal["code"], refusal["message"]) if part)
         refused.append((entry.subject.subject_id, told))

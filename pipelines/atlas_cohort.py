@@ -33,6 +33,13 @@ CT_SPACING_MM = 3.0
 MOST_VOXELS = 2.0**22
 """Voxels of an atlas at most, unless a spacing is given: what a laptop averages in seconds."""
 
+MOST_MEASURED = 20
+"""DICOM series that are read to find the size of a voxel, spread over the cohort."""
+
+CONTRAST_CODE = "CONTRAST"
+"""Review of a scan whose header names a contrast agent; `run` looks at the heart as well, which an
+atlas has yet to find."""
+
 IMAGES_FOLDER, LABELS_FOLDER, MASKS_FOLDER = "images", "labels", "masks"
 """A cohort folder may hold these three, with files of the same names."""
 
@@ -95,14 +102,19 @@ def read_entries(cohort: Path, *, exclude: Sequence[Path] = ()) -> tuple[CohortE
 
 
 def find_modality(entries: Sequence[CohortEntry]) -> Modality:
-    """Whether a cohort is CT: DICOM always is; of image files the first decides, by its values."""
-    if any(entry.candidate.kind == "dicom" for entry in entries):
+    """Whether a cohort is CT: if a DICOM series is; otherwise the first image decides.
+
+    Image files are judged by their values. What cannot be read says nothing.
+    """
+    if any(entry.candidate.modality == "CT" for entry in entries):
         return "ct"
     for entry in entries:
         try:
-            image = read_image(entry.candidate.files, entry.subject.subject_id)
+            image = _read_other(entry.candidate)
         except UnusableSeries:
             continue
+        if entry.candidate.kind == "dicom":
+            return "other"
         return "ct" if float(sitk.GetArrayViewFromImage(image).min()) <= AIR_CEILING_HU else "other"
     return "other"
 
@@ -111,42 +123,66 @@ def find_spacing_mm(entries: Sequence[CohortEntry], modality: Modality) -> float
     """Edge of the atlas' voxels where none is given.
 
     For CT a fixed one; otherwise the cube root of the median voxel of the cohort, coarser where
-    that would make more than `MOST_VOXELS`.
+    that would make more than `MOST_VOXELS`. Of image files the headers are read, of DICOM series
+    at most `MOST_MEASURED`.
 
     Raises:
         ValueError: If no image can be read.
     """
     if modality == "ct":
         return CT_SPACING_MM
-    volumes, extents = [], []
-    for entry in entries:
-        path = entry.candidate.files[0]
-        if not has_plain_name(path):
-            continue
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError:
-            continue
-        spacing, size = reader.GetSpacing()[:3], reader.GetSize()[:3]
-        volumes.append(float(np.prod(spacing)))
-        extents.append(volumes[-1] * float(np.prod(size)))
-    if not volumes:
+    series = [entry.candidate for entry in entries if entry.candidate.kind == "dicom"]
+    step = -(-len(series) // MOST_MEASURED) or 1
+    measured = [_measures_of_series(candidate) for candidate in series[::step]]
+    measured += [
+        _measures_of_file(entry.candidate.files[0])
+        for entry in entries
+        if entry.candidate.kind == "volume"
+    ]
+    found = np.array([each for each in measured if each is not None])
+    if not found.size:
         raise ValueError("none of the images can be read")
-    edge = max(np.median(volumes), np.median(extents) / MOST_VOXELS) ** (1 / 3)
-    return float(f"{edge:.3g}")
+    volume, extent = np.median(found, axis=0)
+    return float(f"{max(volume, extent / MOST_VOXELS) ** (1 / 3):.3g}")
+
+
+def _measures_of_file(path: Path) -> tuple[float, float] | None:
+    """Volume of a voxel and of an image, mm³, by its header; `None` if it cannot be read."""
+    if not has_plain_name(path):
+        return None
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    voxel = float(np.prod(reader.GetSpacing()[:3]))
+    return voxel, voxel * float(np.prod(reader.GetSize()[:3]))
+
+
+def _measures_of_series(candidate: SeriesCandidate) -> tuple[float, float] | None:
+    """The same of a DICOM series."""
+    try:
+        image = _read_other(candidate)
+    except UnusableSeries:
+        return None
+    voxel = float(np.prod(image.GetSpacing()))
+    return voxel, voxel * image.GetNumberOfPixels()
 
 
 def prepare(task: PrepareTask) -> None:
-    """Do a `PrepareTask`; what cannot be used is refused as `run` refuses it."""
+    """Do a `PrepareTask`; what cannot be used is refused as `run` refuses it.
+
+    Of the guards of `run` those that need no model are applied. The codes of what asks for a
+    person are kept with the facts.
+    """
     if task.facts.exists():
         return
     task.facts.parent.mkdir(parents=True, exist_ok=True)
     facts: dict[str, object] = {"sha256": None}
     try:
         mask, label = task.entry.subject.mask, task.entry.subject.label
-        image = _read(task.entry.candidate, task.modality)
+        image, facts["review"] = _read(task.entry.candidate, task.modality)
         member = prepare_member(
             image,
             modality=task.modality,
@@ -177,19 +213,45 @@ def _refuse(task: PrepareTask, code: str, message: str) -> None:
     write_atomically(task.refusal, json.dumps(refusal, ensure_ascii=False) + "\n")
 
 
-def _read(candidate: SeriesCandidate, modality: Modality) -> sitk.Image:
-    """Voxels of a series; damaged and incomplete files are refused in either modality."""
+def _read(candidate: SeriesCandidate, modality: Modality) -> tuple[sitk.Image, list[str]]:
+    """Voxels of a series, and the codes of guards that ask for a person.
+
+    Raises:
+        UnusableSeries: If it cannot be used, also by a guard that needs no model.
+        UnusableFile: If it is no volume.
+    """
     if modality == "ct":
-        return read_scan(candidate).image
-    if candidate.kind != "volume":
-        raise UnusableFile("it is a DICOM series; only CT is read from DICOM")
-    image = read_image(candidate.files, candidate.name_of(candidate.files[0]))
+        return _read_ct(candidate)
+    image = _read_other(candidate)
     while image.GetDimension() > 3:
         image = image[..., 0]
     size = image.GetSize()
     if min(size) < 2:
         raise UnusableFile(f"it has the size {size}; an atlas needs volumes")
-    return image
+    return image, []
+
+
+def _read_ct(candidate: SeriesCandidate) -> tuple[sitk.Image, list[str]]:
+    from pipelines.guards import scan_findings
+
+    scan = read_scan(candidate)
+    findings = scan_findings(scan)
+    for finding in findings:
+        if finding.severity == "reject":
+            raise UnusableSeries(finding.code, finding.message)
+    codes = {*scan.warnings, *(finding.code for finding in findings)}
+    if scan.acquisition.contrast_agent:
+        codes.add(CONTRAST_CODE)
+    return scan.image, sorted(codes)
+
+
+def _read_other(candidate: SeriesCandidate) -> sitk.Image:
+    """Voxels of a file or of a DICOM series of any modality; damaged ones are refused."""
+    if candidate.kind == "volume":
+        return read_image(candidate.files, candidate.name_of(candidate.files[0]))
+    from pipelines.dicom_series import read_dicom_volume
+
+    return read_dicom_volume(candidate)
 
 
 def _entry_of(subject: Subject) -> CohortEntry:

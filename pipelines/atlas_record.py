@@ -101,6 +101,7 @@ def atlas_record(
                 "group": entry.subject.group,
                 "sha256": digest,
                 "part": rows[name]["part"] if name in rows else "refused",
+                "review": list(work.reviews(name)),
             }
         )
     voxel = settings.spacing_mm

@@ -30,6 +30,7 @@ from pipelines.atlas_pictures import (
 )
 from pipelines.pages import page
 from pipelines.pictures import outline_path
+from pipelines.reasons import REASONS
 from registration.atomic_files import write_atomically
 
 REPORT_NAME = "qc.html"
@@ -128,6 +129,7 @@ def write_report(
         planes=PLANES,
         grid_spacing=spacing,
         headline=headline(record),
+        reasons=REASONS,
     )
     write_atomically(out / REPORT_NAME, html)
 

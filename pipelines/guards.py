@@ -106,12 +106,16 @@ def evaluate_guards(
         *alignment_findings(
             alignment.similarity, alignment_uncertainty(alignment), alignment.scales
         ),
-        *acquisition_findings(scan),
-        *order_findings(scan),
+        *scan_findings(scan),
     ]
     if all(finding.severity != "reject" or finding.code in allowed for finding in found):
         found += image_findings(scan, alignment.atlas_to_scan, model.heart)
     return tuple(sorted(found, key=lambda finding: finding.severity != "reject"))
+
+
+def scan_findings(scan: Scan) -> tuple[GuardFinding, ...]:
+    """Guards that need no model: on the headers, and on the order of the slices."""
+    return (*acquisition_findings(scan), *order_findings(scan))
 
 
 def alignment_findings(
