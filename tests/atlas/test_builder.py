@@ -204,3 +204,15 @@ def test_a_network_trained_on_the_cohort_registers_it(tmp_path):
     found = transforms(result, builder)
     assert all(len(transform.warps) == 2 for transform in found)
     assert result.records[-1]["similarity"] > 0.99
+
+
+@pytest.mark.slow
+def test_elastix_registers_a_cohort(tmp_path):
+    pytest.importorskip("itk", reason="needs itk-elastix, the extra baselines")
+    stages = (Stage("affine", 1), Stage("deformable", 2, 8.0, steps=2, shrink=1))
+    images = dict(list(cohort().items())[:3])
+    result, builder = build(images, tmp_path, stages=stages, method="elastix")
+    assert [record["averaged"] for record in result.records[1:]] == [["s0", "s1", "s2"]] * 3
+    # every round begins with nothing, and leaves a warp and the update of the mean shape
+    assert all(len(transform.warps) == 2 for transform in transforms(result, builder))
+    assert result.records[-1]["similarity"] > 0.99

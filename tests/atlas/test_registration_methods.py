@@ -4,7 +4,12 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from atlas import registration_methods
 from atlas.member import prepare_member
-from atlas.registration_methods import ComparedMean, Regions, register_by_steps
+from atlas.registration_methods import (
+    ComparedMean,
+    Regions,
+    register_by_elastix,
+    register_by_steps,
+)
 from atlas.settings import Stage
 from atlas.subject_transform import SubjectTransform
 from registration.geometry import Ellipsoid, ImageGrid
@@ -47,9 +52,8 @@ def test_focused_rounds_are_judged_where_they_look():
     assert alike.judged(focused) is None
 
 
-def test_what_lies_at_the_border_is_registered_as_what_lies_inside():
-    """A subject stretched along one axis: the displacement is largest at the border."""
-    n, spacing, stretch = 40, 16.0, 1.1
+def stretched(n, stretch):
+    """A textured cube as a mean, and a member that is it stretched along z about the middle."""
     texture = gaussian_filter(np.random.default_rng(0).normal(size=(n, n, n)), 3.0)
     texture = (texture - texture.min()) / np.ptp(texture)
     middle = (n - 1) / 2
@@ -61,10 +65,29 @@ def test_what_lies_at_the_border_is_registered_as_what_lies_inside():
         grid.to_image(texture.astype(np.float32)), modality="other", spacing_mm=1.0
     )
     mean = ComparedMean(fixed.astype(np.float32), np.ones((n, n, n), np.float32), grid, "other")
-    stage = Stage("deformable", 1, control_point_spacing_vox=spacing, steps=12)
+    return mean, member
+
+
+def test_what_lies_at_the_border_is_registered_as_what_lies_inside():
+    """A subject stretched along one axis: the displacement is largest at the border."""
+    n, stretch = 40, 1.1
+    mean, member = stretched(n, stretch)
+    stage = Stage("deformable", 1, control_point_spacing_vox=16.0, steps=12)
     before = SubjectTransform(np.eye(4))
     found = register_by_steps(mean, member, before, None, stage, bending_weight=0.0)
     transform = found.to_transform()
     for index in (1, 4, 19, 34, 37):
         moved = transform.TransformPoint((20.0, 20.0, float(index)))[2]
-        assert moved - index == pytest.approx((index - middle) * (stretch - 1.0), abs=0.15)
+        assert moved - index == pytest.approx((index - (n - 1) / 2) * (stretch - 1.0), abs=0.15)
+
+
+def test_elastix_finds_what_steps_find():
+    pytest.importorskip("itk", reason="needs itk-elastix, the extra baselines")
+    n, stretch = 32, 1.1
+    mean, member = stretched(n, stretch)
+    stage = Stage("deformable", 1, control_point_spacing_vox=16.0, steps=4)
+    found = register_by_elastix(mean, member, SubjectTransform(np.eye(4)), stage, 0.0)
+    transform = found.to_transform()
+    for index in (6, 15, 25):
+        moved = transform.TransformPoint((16.0, 16.0, float(index)))[2]
+        assert moved - index == pytest.approx((index - (n - 1) / 2) * (stretch - 1.0), abs=0.3)
