@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
-OthersP = ParamSpec("OthersP")
-ValueT = TypeVar("ValueT")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 FileState = tuple[tuple[str, int, int, int], ...]
 """Name, inode, time of the last change [ns] and size [bytes] of every file."""
 
 
-def kept_per_file(
-    maxsize: int,
-) -> Callable[
-    [Callable[Concatenate[Path, OthersP], ValueT]], Callable[Concatenate[Path, OthersP], ValueT]
-]:
+def kept_per_file(maxsize: int) -> Callable[[FunctionT], FunctionT]:
     """Decorator: remember the last values of a function of a file, or of a folder's files.
 
     Builds write their rounds under the same names, and processes outlive builds: a path alone does
@@ -29,18 +24,16 @@ def kept_per_file(
         maxsize: Values to keep.
     """
 
-    def decorate(
-        function: Callable[Concatenate[Path, OthersP], ValueT],
-    ) -> Callable[Concatenate[Path, OthersP], ValueT]:
+    def decorate(function: FunctionT) -> FunctionT:
         @lru_cache(maxsize=maxsize)
-        def kept(path: Path, state: FileState, *args: Any, **kwargs: Any) -> ValueT:
-            return function(path, *args, **kwargs)
+        def kept(path: Path, state: FileState, *others: Hashable) -> Any:
+            return function(path, *others)
 
         @wraps(function)
-        def looked_up(path: Path, *args: OthersP.args, **kwargs: OthersP.kwargs) -> ValueT:
-            return kept(path, file_state(path), *args, **kwargs)
+        def looked_up(path: Path, *others: Hashable) -> Any:
+            return kept(path, file_state(path), *others)
 
-        return looked_up
+        return cast("FunctionT", looked_up)
 
     return decorate
 
