@@ -22,7 +22,7 @@ from atlas.results import (
     write_results,
 )
 from atlas.settings import AtlasSettings
-from atlas.subjects import SPLIT_NAME, held_out_ids
+from atlas.subjects import SPLIT_NAME, Subject, held_out_ids
 from atlas.trained_method import copy_registration
 from atlas.work_folder import WORK_NAME, WorkFolder
 from pipelines.atlas_cohort import CohortEntry, PrepareTask, prepare, read_refusal
@@ -130,14 +130,7 @@ def build_atlas(
             subjects = [entry.subject for entry in usable]
             keep_other_labels(subjects, work, execution.report)
             execution.report(disk_line(work, [subject.subject_id for subject in subjects]))
-            split = out if continuation is None else with_split_of(continuation.folder, out)
-            held_out = held_out_ids(
-                split,
-                subjects,
-                share=settings.held_out_share,
-                seed=settings.seed,
-                goes_on=continuation is not None,
-            )
+            held_out = _held_out(subjects, out, settings, continuation)
             builder = AtlasBuilder(
                 work,
                 [subject.subject_id for subject in subjects],
@@ -160,6 +153,22 @@ def build_atlas(
         if not results.failed:
             tidy_finished(work, execution.keep)
     return atlas_summary(record)
+
+
+def _held_out(
+    subjects: Sequence[Subject],
+    out: Path,
+    settings: AtlasSettings,
+    continuation: Continuation | None,
+) -> frozenset[str]:
+    """Who is held out, by the split of this folder or of the atlas before."""
+    return held_out_ids(
+        out if continuation is None else with_split_of(continuation.folder, out),
+        subjects,
+        share=settings.held_out_share,
+        seed=settings.seed,
+        goes_on=continuation is not None,
+    )
 
 
 def _take_over(
