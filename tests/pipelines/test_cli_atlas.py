@@ -415,6 +415,20 @@ def test_a_subject_whose_files_cannot_be_written_is_named_and_tried_again(images
     assert [path.name for path in (out / "work").iterdir()] == ["settings.json"]
 
 
+def test_an_atlas_of_few_that_grows_is_judged_by_new_subjects(finished, tmp_path):
+    (tmp_path / "new").mkdir()
+    for number in (8, 9):
+        image = subject(known_maps()[number - 5], seed=number)
+        sitk.WriteImage(image, str(tmp_path / "new" / f"s{number}.nii.gz"))
+    result = run("refine", finished, tmp_path / "new", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "held out 0.9" in result.output
+    with (tmp_path / "out" / "subjects.csv").open() as stream:
+        parts = {row["id"]: row["part"] for row in csv.DictReader(stream)}
+    assert list(parts.values()).count("held-out") == 1
+    assert "held-out" in (parts["s8"], parts["s9"])
+
+
 def test_refine_needs_every_prepared_subject(images, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "atlas")
     (tmp_path / "atlas" / "work" / "members" / "s3.json").unlink()
