@@ -59,7 +59,7 @@ def inverse_of_warps(
         Chen et al., Med Phys 2008;35(1):81-88 (fixed-point inversion); the rest own.
     """
     first, shape = _reach(deformation)
-    places = np.stack(np.indices(shape), axis=-1) + first
+    places = _voxels(shape) + first
     inverse, residual = _swept(deformation, places)
     left = residual > TOLERANCE_VOX
     if left.any():
@@ -107,11 +107,16 @@ def carried_back_error_mm(
 def _reach(deformation: NDArray[np.floating]) -> tuple[NDArray[np.intp], tuple[int, ...]]:
     """First index and shape of a lattice that holds the grid and all that it is moved to."""
     shape = np.array(deformation.shape[:-1])
-    ends = (np.stack(np.indices(tuple(shape)), axis=-1) + deformation).reshape(-1, 3)
+    ends = (_voxels(deformation.shape[:-1]) + deformation).reshape(-1, 3)
     most = np.ceil(WIDEST_MARGIN * shape)
     first = np.clip(np.floor(ends.min(axis=0)) - 1, -most, 0).astype(int)
     last = np.clip(np.ceil(ends.max(axis=0)) + 1, shape - 1, shape - 1 + most).astype(int)
     return first, tuple((last - first + 1).tolist())
+
+
+def _voxels(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Index of every voxel, `(*shape, 3)`."""
+    return np.moveaxis(np.indices(shape, dtype=float), 0, -1)
 
 
 def _looked_up(field: NDArray[np.floating], places: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -122,7 +127,7 @@ def _looked_up(field: NDArray[np.floating], places: NDArray[np.floating]) -> NDA
 
 
 def _swept(
-    deformation: NDArray[np.floating], places: NDArray[np.integer]
+    deformation: NDArray[np.floating], places: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Inverse displacement and its residual at all places, preconditioned by its derivatives.
 
@@ -141,7 +146,7 @@ def _swept(
         if sweep == SWEEPS - 1 or float(least.max()) <= TOLERANCE_VOX:
             break
         length = np.where(better, np.minimum(1.0, 2.0 * length), 0.5 * length)
-        slopes = np.stack(np.gradient(best, axis=(0, 1, 2)), axis=-1)
+        slopes = np.stack([np.gradient(best, axis=axis) for axis in range(3)], axis=-1)
         step = rest + np.einsum("...ij,...j->...i", slopes, rest)
         inverse = best - length[..., None] * step
     return best, least
@@ -149,7 +154,7 @@ def _swept(
 
 def _searched(
     deformation: NDArray[np.floating],
-    places: NDArray[np.integer],
+    places: NDArray[np.floating],
     inverse: NDArray[np.float64],
     least: NDArray[np.float64],
 ) -> NDArray[np.float64]:
@@ -177,13 +182,13 @@ def _searched(
 
 
 def _nearest_voxels(
-    deformation: NDArray[np.floating], places: NDArray[np.integer]
+    deformation: NDArray[np.floating], places: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     first = np.minimum(places.min(axis=0), 0)
     last = np.maximum(places.max(axis=0), np.array(deformation.shape[:-1]) - 1)
-    voxels = np.stack(np.indices(tuple(last - first + 1)), axis=-1).reshape(-1, 3) + first
+    voxels = _voxels(tuple((last - first + 1).astype(int).tolist())).reshape(-1, 3) + first
     tree = cKDTree(voxels + _looked_up(deformation, voxels), balanced_tree=False)
-    return voxels[tree.query(places)[1]].astype(float)
+    return np.asarray(voxels[tree.query(places)[1]])
 
 
 def _newton_step(

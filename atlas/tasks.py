@@ -212,7 +212,7 @@ def move(task: MoveTask) -> None:
 
 def finish(task: FinishTask) -> None:
     """Write transform, inverse, log-Jacobian map, moved labels and a view of one subject."""
-    if task.facts.exists():
+    if all(path.exists() for path in (task.facts, task.view, task.displacement)):
         return
     found = read_subject_transform(task.transform)
     member = read_member(task.member)

@@ -183,6 +183,17 @@ def test_what_only_the_end_needs_is_not_kept(images, finished, tmp_path):
     assert (out / "atlas.nii.gz").read_bytes() == (finished / "atlas.nii.gz").read_bytes()
 
 
+def test_an_atlas_that_lost_a_file_is_written_again(images, finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "atlas.nii.gz").unlink()
+    result = run("build", images, "--out", out, *QUICK)
+    assert result.exit_code == 0, result.output
+    for name in BYTES:
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+    assert not list((out / "work" / "final").glob("*.npy"))
+
+
 def test_another_cohort_does_not_go_into_the_same_folder(images, finished):
     result = run("build", images, "--out", finished, *QUICK, "--average", "median")
     assert result.exit_code == 2
