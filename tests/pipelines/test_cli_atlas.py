@@ -249,7 +249,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("moment", [1, 4, 9, 15, 22])
+@pytest.mark.parametrize("moment", [1, 4, 9, 15, 22, 40])
 def test_a_build_that_was_killed_ends_with_the_same_bytes(
     images, finished, tmp_path, monkeypatch, moment
 ):
