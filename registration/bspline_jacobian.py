@@ -46,7 +46,11 @@ def bspline_jacobian_determinant(
         Shape `(batch, *blocks)`, whole blocks only but at least one; 1 where points agree.
     """
     steps = sampling_steps(spacing) if steps is None else tuple(steps)
-    blocks = [ops.maximum(n // step, 1) for n, step in zip(shape, steps, strict=True)]
+    # numbers stay numbers: jax compiles only what has a size that it knows
+    blocks = [
+        max(n // step, 1) if isinstance(n, int) else ops.maximum(n // step, 1)
+        for n, step in zip(shape, steps, strict=True)
+    ]
     dimension = len(steps)
     rows = []
     for axis in range(dimension):

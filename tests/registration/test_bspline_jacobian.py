@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -72,3 +73,16 @@ def test_an_image_smaller_than_a_block_has_one_point():
     points = np.zeros((1, 1, 1, 2), np.float32)
     found = bspline_jacobian_determinant(points, (3, 3), spacing=(16.0, 16.0))
     assert ops.convert_to_numpy(found).tolist() == [[[1.0]]]
+
+
+def test_jax_compiles_determinants_of_a_known_image():
+    if keras.backend.backend() != "jax":
+        pytest.skip("sizes in graphs are tensors on TensorFlow")
+    import jax
+
+    points = np.random.default_rng(0).normal(size=(1, 4, 5, 2)).astype(np.float32)
+
+    def determinants(control_points):
+        return bspline_jacobian_determinant(control_points, (16, 20), spacing=(4, 4))
+
+    np.testing.assert_allclose(jax.jit(determinants)(points), determinants(points), atol=1e-5)
