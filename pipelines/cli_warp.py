@@ -36,7 +36,7 @@ def command(source: Path, transform: Path, reference: Path, out: Path, labels: b
     file for both.
     """
     from pipelines.pair_files import UnusableFile
-    from pipelines.pair_registration import warp_file
+    from pipelines.pair_warping import warp_file
 
     try:
         lost = warp_file(source, transform, reference, out, labels=labels)

@@ -120,7 +120,7 @@ def test_of_large_images_every_nth_voxel_is_measured(
 ) -> None:
     whole = register_files(*pair, tmp_path / "whole", ShiftRegistrar())
     voxels = int(np.prod(sitk.ReadImage(str(pair[0])).GetSize()))
-    monkeypatch.setattr("pipelines.pair_registration.MEASURED_VOXELS", voxels // 8 + 1)
+    monkeypatch.setattr("pipelines.pair_metrics.MEASURED_VOXELS", voxels // 8 + 1)
     coarse = register_files(*pair, tmp_path / "coarse", ShiftRegistrar())
     assert coarse.ncc_before != whole.ncc_before
     assert coarse.ncc_before == pytest.approx(whole.ncc_before, abs=0.1)

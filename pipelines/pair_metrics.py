@@ -1,0 +1,107 @@
+"""What can be measured of a registered pair without labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from registration.geometry import ImageGrid
+from registration.metrics import jacobian_determinant
+from registration.transforms_dense import displacement_field_vox
+
+TRANSFORM_NAME = "transform.tfm"
+
+MEASURED_VOXELS = 2**22
+"""Voxels on which a result is measured at most; of larger grids every n-th voxel of each axis."""
+
+FOLDING_ALARM_PERCENT = 0.5
+"""Share of folded voxels from which a user is warned: networks fold less on images of the kind that
+they were trained on, and much more on others."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairMetrics:
+    """What `metrics.json` says; there, a measure that is not a number is null.
+
+    Args:
+        method: Name of the registrar.
+        ncc_before: Correlation of fixed and moving image as they lie, where both are; of large
+            images every n-th voxel is measured, here and below.
+        ncc_after: Correlation of fixed and moved image, where both are.
+        folding_percent: Share of voxels with a Jacobian determinant of zero or less, %.
+        sd_jacobian: Standard deviation of the Jacobian determinant.
+        seconds: Wall time of the registration itself.
+        moved: Name of the moved image.
+        transform: Name of the transform file.
+    """
+
+    method: str
+    ncc_before: float | None
+    ncc_after: float | None
+    folding_percent: float
+    sd_jacobian: float
+    seconds: float
+    moved: str
+    transform: str = TRANSFORM_NAME
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Sentences that warn of a result; none for one that looks right by its measures alone."""
+        found = []
+        if self.folding_percent >= FOLDING_ALARM_PERCENT:
+            found.append(
+                f"{self.folding_percent:.1f} % of the voxels are folded: the transform is wrong "
+                "there, and may be elsewhere. Take networks that were trained on such images, "
+                "another method, or more smoothness (of networks: --refine and --refine-bending)."
+            )
+        before, after = self.ncc_before, self.ncc_after
+        if before is not None and after is not None and after < before:
+            found.append(
+                f"the images are less alike than before (correlation {after:.3f} after, "
+                f"{before:.3f} before): take networks that were trained on such images, or "
+                "another method."
+            )
+        return tuple(found)
+
+
+def image_correlation(
+    fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform
+) -> float | None:
+    """Correlation over the fixed voxels that the moving image covers; `None` without any."""
+    step = _measured_step(ImageGrid.from_image(fixed))
+    fixed = fixed[(slice(None, None, step),) * fixed.GetDimension()]
+    grid = ImageGrid.from_image(fixed)
+    if transform.GetDimension() != grid.dimension:
+        transform = sitk.Transform(grid.dimension, sitk.sitkIdentity)
+    moved = sitk.Resample(
+        moving, grid.empty_image(), transform, sitk.sitkLinear, float("nan"), sitk.sitkFloat64
+    )
+    b = sitk.GetArrayFromImage(moved)
+    covered = np.isfinite(b)
+    a = sitk.GetArrayFromImage(fixed)[covered].astype(float)
+    b = b[covered]
+    if a.size < 2 or a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def measured_jacobian(transform: sitk.Transform, grid: ImageGrid) -> NDArray[np.float64]:
+    """Jacobian determinants on the grid, or on every n-th voxel of a large one."""
+    step = _measured_step(grid)
+    coarse = ImageGrid(
+        tuple(max(2, n // step) for n in grid.size),
+        tuple(s * step for s in grid.spacing),
+        grid.origin,
+        grid.direction,
+    )
+    field = displacement_field_vox(transform, coarse)
+    return jacobian_determinant(field, spacing=(1.0,) * grid.dimension)
+
+
+def _measured_step(grid: ImageGrid) -> int:
+    """Distance of the voxels that are measured, along each axis [voxels]."""
+    return math.ceil((math.prod(grid.size) / MEASURED_VOXELS) ** (1 / grid.dimension))

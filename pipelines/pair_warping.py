@@ -1,0 +1,101 @@
+"""A transform applied to what belongs to the moving image: images, labels, landmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from pipelines.pair_files import (
+    LANDMARK_SUFFIXES,
+    UnusableFile,
+    as_pixel_type,
+    read_landmarks,
+    read_pair_image,
+    read_pair_transform,
+    write_landmarks,
+    write_pair_image,
+)
+from registration.geometry import ImageGrid
+from registration.transforms import fixed_points
+
+
+def warp_image(
+    image: sitk.Image, transform: sitk.Transform, grid: ImageGrid, *, labels: bool
+) -> sitk.Image:
+    """Moving image on the fixed grid, in its own voxel type.
+
+    Args:
+        image: Moving image.
+        transform: Pull-back.
+        grid: Fixed grid.
+        labels: Nearest voxel, and 0 outside; otherwise linear, and the least value outside.
+    """
+    outside = 0.0 if labels else float(sitk.GetArrayViewFromImage(image).min())
+    how = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
+    kind = image.GetPixelID()
+    computed = kind if labels else sitk.sitkFloat64
+    moved = sitk.Resample(
+        image, grid.empty_image(sitk.sitkUInt8), transform, how, outside, computed
+    )
+    return moved if labels else as_pixel_type(moved, kind)
+
+
+def warp_file(
+    source: Path, transform: Path, reference: Path, out: Path, *, labels: bool = False
+) -> int:
+    """Bring an image, labels or landmarks of the moving image to the fixed one.
+
+    Images are pulled back through the transform. Landmarks travel the other way, through its
+    inverse, so that they end up on what they marked.
+
+    Args:
+        source: Image file, or landmarks (`.csv`, `.fcsv`), in the space of the moving image.
+        transform: ITK transform, fixed points to moving points.
+        reference: Image whose grid the result takes; for landmarks, in which they are looked for.
+        out: File to write.
+        labels: Whether an image holds labels.
+
+    Returns:
+        Number of landmarks that have no place in the reference; 0 for an image.
+
+    Raises:
+        UnusableFile: If a file cannot be used, or kinds or dimensions do not fit.
+    """
+    pull_back = read_pair_transform(transform)
+    grid = grid_of(read_pair_image(reference), reference)
+    _check_dimension(pull_back, grid.dimension, "the reference")
+    is_table = source.suffix.lower() in LANDMARK_SUFFIXES
+    if is_table != (out.suffix.lower() in LANDMARK_SUFFIXES) or (
+        is_table and out.suffix.lower() != source.suffix.lower()
+    ):
+        raise UnusableFile(f"{out.name} must be of the kind of {source.name}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not is_table:
+        image = read_pair_image(source)
+        _check_dimension(pull_back, image.GetDimension(), source.name)
+        write_pair_image(warp_image(image, pull_back, grid, labels=labels), out)
+        return 0
+    landmarks = read_landmarks(source)
+    _check_dimension(pull_back, landmarks.points.shape[1], source.name)
+    found = fixed_points(pull_back, landmarks.points)
+    write_landmarks(landmarks, found, out)
+    return int(np.count_nonzero(~grid.contains(found)))
+
+
+def grid_of(image: sitk.Image, path: Path) -> ImageGrid:
+    """Grid of an image that was read from a file, or which file it is that has none."""
+    try:
+        return ImageGrid.from_image(image)
+    except ValueError as error:
+        raise UnusableFile(
+            f"{path.name}: {error}. Write its directions with six decimals or more"
+        ) from error
+
+
+def _check_dimension(transform: sitk.Transform, dimension: int, what: str) -> None:
+    if transform.GetDimension() != dimension:
+        raise UnusableFile(
+            f"the transform has {transform.GetDimension()} axes, {what} has {dimension}"
+        )
