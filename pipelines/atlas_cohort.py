@@ -249,9 +249,7 @@ def _read_other(candidate: SeriesCandidate) -> sitk.Image:
     """Voxels of a file or of a DICOM series of any modality; damaged ones are refused."""
     if candidate.kind == "volume":
         return read_image(candidate.files, candidate.name_of(candidate.files[0]))
-    from pipelines.dicom_series import read_dicom_volume
-
-    return read_dicom_volume(candidate)
+    return read_scan(candidate, any_modality=True).image
 
 
 def _entry_of(subject: Subject) -> CohortEntry:

@@ -108,10 +108,11 @@ def command(
 ) -> None:
     """Register MOVING to FIXED, two or three axes, and write what came of it.
 
-    Images are NIfTI, NRRD, MetaImage, PNG or TIFF files, or folders with one CT series. The
-    moved image lies on the grid of FIXED, in the format and voxel type of MOVING (NRRD for a
-    series). transform.tfm takes points of FIXED to points of MOVING, LPS mm, and is read by
-    SimpleITK and 3D Slicer; `calcium-score warp` applies it to anything else.
+    Images are NIfTI, NRRD, MetaImage, PNG or TIFF files, or DICOM: a file, or a folder with
+    one series, of any modality. The moved image lies on the grid of FIXED, in the format and
+    voxel type of MOVING (NRRD for a series). transform.tfm takes points of FIXED to points of
+    MOVING, LPS mm, and is read by SimpleITK and 3D Slicer; `calcium-score warp` applies it to
+    anything else.
     """
     from pipelines.pair_files import UnusableFile
     from pipelines.pair_registration import register_files

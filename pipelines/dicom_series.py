@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -55,28 +54,43 @@ class _Frame:
     intercept: float
 
 
-def read_dicom_series(candidate: SeriesCandidate) -> Scan:
+def read_dicom_series(candidate: SeriesCandidate, *, any_modality: bool = False) -> Scan:
     """Read a CT series; each file is read once.
+
+    Args:
+        candidate: A series from `find_series`.
+        any_modality: Take a series of any modality in any plane, also of one slice.
 
     Raises:
         UnusableSeries: If it is not a complete, evenly spaced stack of axial CT slices in HU.
     """
-    if candidate.modality not in ("CT", None):  # its pixels need not be read to say so
+    if not any_modality and candidate.modality not in ("CT", None):
+        # its pixels need not be read to say so
         name = candidate.name_of(candidate.files[0])
         raise UnusableSeries("NOT_CT", f"the modality is {candidate.modality} in {name}")
     with tolerant_reading():
         files, content_hash = _read_files(candidate)
-        _check_kind(files)
-        frames = [frame for file in files for frame in _frames_of(file)]
+        if not any_modality:
+            _check_kind(files)
+        _check_pixels(files)
+        if not any_modality:
+            _check_modality(files)
+        frames = [frame for file in files for frame in _frames_of(file, any_modality)]
         _check_size(frames)
-        grid, order, tilt_deg = stack_planes([frame.plane for frame in frames])
+        grid, order, tilt_deg = stack_planes(
+            [frame.plane for frame in frames],
+            single_slice_mm=_thickness_mm(frames[0]) if any_modality else None,
+        )
         ordered = [frames[number] for number in order]
         acquisition, warnings = read_acquisition(
             [FrameAttributes(frame.file.ds, frame.number) for frame in ordered], tilt_deg
         )
+        if any_modality:
+            acquisition = replace(acquisition, modality=candidate.modality)
         paths = tuple(dict.fromkeys(str(frame.file.path) for frame in ordered))
         volume_hu, ends_hu = _rescaled(ordered, grid.shape)
-        check_hounsfield(*ends_hu, ordered[0].file.name)
+        if not any_modality:
+            check_hounsfield(*ends_hu, ordered[0].file.name)
     return Scan(
         scan_id=content_hash[:SCAN_ID_LENGTH],
         image=grid.to_image(volume_hu),
@@ -87,25 +101,6 @@ def read_dicom_series(candidate: SeriesCandidate) -> Scan:
         content_hash=content_hash,
         warnings=warnings,
     )
-
-
-def read_dicom_volume(candidate: SeriesCandidate) -> sitk.Image:
-    """Read a series of any modality, such as MR, in the units of its files.
-
-    Slices may have any direction. Where files say nothing of a rescale their stored values stand.
-
-    Raises:
-        UnusableSeries: If it is not a complete, evenly spaced stack of gray slices.
-    """
-    with tolerant_reading():
-        files, _ = _read_files(candidate)
-        _check_pixels(files)
-        frames = [frame for file in files for frame in _frames_of(file, in_hu=False)]
-        _check_size(frames)
-        planes = [frame.plane for frame in frames]
-        grid, order, _ = stack_planes(planes, is_axial=False)
-        volume, _ = _rescaled([frames[number] for number in order], grid.shape)
-    return grid.to_image(volume)
 
 
 def _read_files(candidate: SeriesCandidate) -> tuple[list[_File], str]:
@@ -149,17 +144,14 @@ def _check_kind(files: Sequence[_File]) -> None:
         if sop_class is not None and sop_class not in CT_SOP_CLASSES:
             what = UID(sop_class).name
             raise UnusableSeries("NOT_CT", f"{file.name} is not a CT slice but: {what}")
-        if (integer(file.ds, "SamplesPerPixel") or 1) != 1:
-            raise UnusableSeries("NOT_CT", f"{file.name} is a color image")
         if "LOCALIZER" in (value.upper() for value in texts(file.ds, "ImageType")):
             raise UnusableSeries("LOCALIZER", f"{file.name} is a localizer (scout view)")
-    _check_pixels(files)
-    unknown = [f.name for f in files if modality_of(f.ds) is None]
-    if unknown:
-        raise UnusableSeries("NOT_CT", f"no modality is given in {listed(unknown)}")
 
 
 def _check_pixels(files: Sequence[_File]) -> None:
+    for file in files:
+        if (integer(file.ds, "SamplesPerPixel") or 1) != 1:
+            raise UnusableSeries("NOT_CT", f"{file.name} is a color image")
     empty = [file.name for file in files if not has_pixel_data(file.ds)]
     if len(empty) == len(files):
         raise UnusableSeries("NO_PIXEL_DATA", f"no image in {listed(empty)}")
@@ -167,7 +159,13 @@ def _check_pixels(files: Sequence[_File]) -> None:
         raise UnusableSeries("CORRUPT_FILE", f"no image in {listed(empty)}, unlike the others")
 
 
-def _frames_of(file: _File, *, in_hu: bool = True) -> list[_Frame]:
+def _check_modality(files: Sequence[_File]) -> None:
+    unknown = [f.name for f in files if modality_of(f.ds) is None]
+    if unknown:
+        raise UnusableSeries("NOT_CT", f"no modality is given in {listed(unknown)}")
+
+
+def _frames_of(file: _File, any_modality: bool) -> list[_Frame]:
     count = count_frames(file.ds)
     if count > 1 and not is_enhanced(file.ds):
         raise UnusableSeries(
@@ -179,19 +177,24 @@ def _frames_of(file: _File, *, in_hu: bool = True) -> list[_Frame]:
             "CORRUPT_FILE", f"{file.name} holds {count} images and describes {described}"
         )
     return [
-        _frame(file, number, f", frame {number + 1}" if count > 1 else "", in_hu=in_hu)
+        _frame(file, number, f", frame {number + 1}" if count > 1 else "", any_modality)
         for number in range(count)
     ]
 
 
-def _frame(file: _File, number_in_file: int, suffix: str, *, in_hu: bool) -> _Frame:
+def _frame(file: _File, number_in_file: int, suffix: str, any_modality: bool) -> _Frame:
     frame = FrameAttributes(file.ds, number_in_file)
     name = file.name + suffix
     slope, intercept = (
         number(frame.holder(keyword), keyword) for keyword in ("RescaleSlope", "RescaleIntercept")
     )
-    if in_hu:
-        _check_hu(frame, slope, intercept, name)
+    rescale_type = text(frame.holder("RescaleType"), "RescaleType")
+    if any_modality:  # many series of MR have none, or values in units of their own
+        slope, intercept, rescale_type = slope or 1.0, intercept or 0.0, None
+    if not slope or intercept is None:
+        raise UnusableSeries("NOT_HU", f"no valid RescaleSlope and RescaleIntercept in {name}")
+    if rescale_type is not None and rescale_type.upper() not in HU_RESCALE_TYPES:
+        raise UnusableSeries("NOT_HU", f"the values in {name} are {rescale_type}, not HU")
     plane = SlicePlane(
         name,
         (integer(file.ds, "Rows") or 0, integer(file.ds, "Columns") or 0),
@@ -199,21 +202,18 @@ def _frame(file: _File, number_in_file: int, suffix: str, *, in_hu: bool) -> _Fr
         _numbers(frame, "ImageOrientationPatient", 6),
         _numbers(frame, "PixelSpacing", 2),
     )
-    return _Frame(file, number_in_file, plane, slope or 1.0, intercept or 0.0)
-
-
-def _check_hu(
-    frame: FrameAttributes, slope: float | None, intercept: float | None, name: str
-) -> None:
-    rescale_type = text(frame.holder("RescaleType"), "RescaleType")
-    if not slope or intercept is None:
-        raise UnusableSeries("NOT_HU", f"no valid RescaleSlope and RescaleIntercept in {name}")
-    if rescale_type is not None and rescale_type.upper() not in HU_RESCALE_TYPES:
-        raise UnusableSeries("NOT_HU", f"the values in {name} are {rescale_type}, not HU")
+    return _Frame(file, number_in_file, plane, slope, intercept)
 
 
 def _numbers(frame: FrameAttributes, keyword: str, count: int) -> tuple[float, ...] | None:
     return numbers(frame.holder(keyword), keyword, count)
+
+
+def _thickness_mm(frame: _Frame) -> float:
+    """Thickness of a slice, mm; 1 where it is not given."""
+    holder = FrameAttributes(frame.file.ds, frame.number).holder("SliceThickness")
+    thickness = number(holder, "SliceThickness")
+    return thickness if thickness and thickness > 0 else 1.0
 
 
 def _check_size(frames: Sequence[_Frame]) -> None:
@@ -227,7 +227,7 @@ def _check_size(frames: Sequence[_Frame]) -> None:
 def _rescaled(
     frames: Sequence[_Frame], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.generic], tuple[float, float]]:
-    """Volume, int16 where that loses nothing, else float32, shape `(z, y, x)`; and its range."""
+    """Volume in HU, int16 where that loses nothing, else float32, `(z, y, x)`; and its ends."""
     whole = all(f.slope.is_integer() and f.intercept.is_integer() for f in frames)
     volume_hu = np.empty(shape, np.int16 if whole else np.float32)
     decoded: dict[Path, NDArray[np.integer]] = {}

@@ -79,7 +79,10 @@ def image_suffix(path: Path) -> str:
 
 
 def read_pair_image(path: Path) -> sitk.Image:
-    """A scalar image file, or the one CT series of a folder, archive or DICOM file.
+    """A scalar image file, or the one DICOM series of a folder, archive or DICOM file.
+
+    A series may be of any modality, in any plane, and of a single slice. Where its slices lie is
+    checked as that of a scored scan is, and its rescale applied, if it has one: CT is in HU.
 
     Raises:
         UnusableFile: If it cannot be read, has colors, or there is not exactly one series.
@@ -266,8 +269,13 @@ def _read_series(path: Path) -> sitk.Image:
 
     candidates = find_series([path])
     if len(candidates) != 1:
-        raise UnusableFile(f"{path} must hold exactly one series; it holds {len(candidates)}")
+        raise UnusableFile(
+            f"{path} must be an image file ({', '.join(IMAGE_SUFFIXES)}) or hold exactly one DICOM "
+            f"series; it holds {len(candidates)}"
+        )
     try:
-        return read_scan(candidates[0]).image
+        return read_scan(candidates[0], any_modality=True).image
     except UnusableSeries as reason:
-        raise UnusableFile(f"{path.name}: {reason}") from reason
+        phases = ". Of a series with several phases give one, or one file"
+        advice = phases if reason.code == "DUPLICATE_SLICE" else ""
+        raise UnusableFile(f"{path.name}: {reason}{advice}") from reason

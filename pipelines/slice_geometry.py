@@ -79,7 +79,7 @@ class SlicePlane:
 
 
 def stack_planes(
-    planes: Sequence[SlicePlane], *, is_axial: bool = True
+    planes: Sequence[SlicePlane], *, single_slice_mm: float | None = None
 ) -> tuple[ImageGrid, NDArray[np.intp], float]:
     """Grid of a stack of slices.
 
@@ -88,14 +88,16 @@ def stack_planes(
 
     Args:
         planes: The slices in any order.
-        is_axial: Whether they must be axial; otherwise they may have any direction.
+        single_slice_mm: Allow any plane of the body and any number of slices; spacing of the
+            third axis if there is but one slice, mm. By default a scan that can be scored is
+            asked for.
 
     Returns:
         The grid in LPS mm; the numbers of `planes` in the order of the grid's slices,
         shape `(n,)`; and the angle between normal and stacking direction in degrees.
 
     Raises:
-        UnusableSeries: If the slices are no evenly spaced stack of slices of this kind.
+        UnusableSeries: If the slices are no evenly spaced stack of axial slices.
 
     Source:
         DICOM PS3.3 C.7.6.2 (Image Plane module).
@@ -109,17 +111,20 @@ def stack_planes(
         >>> grid.spacing, order.tolist()
         ((0.5, 0.5, 3.0), [1, 2, 0, 4, 3])
     """
-    _check_complete(planes)
+    least, most_deg = (MIN_SLICES, MAX_OBLIQUE_DEG) if single_slice_mm is None else (1, 90.0)
+    _check_complete(planes, least)
     _check_alike(planes)
-    row, column, normal = _axes(planes, is_axial)
+    row, column, normal = _axes(planes, most_deg)
     corners = np.array([plane.position for plane in planes], dtype=float)
     along = corners @ normal
     order = np.argsort(along, kind="stable")
     names = [planes[number].name for number in order]
-    _check_same_positions(along[order], names)
-    tilt_deg = _check_straight(corners[order], normal, names)
-    _check_gaps(along[order], names)
-    spacing_mm = float(along[order[-1]] - along[order[0]]) / (len(planes) - 1)
+    tilt_deg, spacing_mm = 0.0, single_slice_mm or 0.0
+    if len(planes) > 1:
+        _check_same_positions(along[order], names)
+        tilt_deg = _check_straight(corners[order], normal, names)
+        _check_gaps(along[order], names)
+        spacing_mm = float(along[order[-1]] - along[order[0]]) / (len(planes) - 1)
     rows, columns = planes[0].shape
     between_rows, between_columns = planes[0].pixel_spacing_mm or (0.0, 0.0)
     grid = ImageGrid(
@@ -142,10 +147,10 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _check_complete(planes: Sequence[SlicePlane]) -> None:
-    if len(planes) < MIN_SLICES:
+def _check_complete(planes: Sequence[SlicePlane], least: int) -> None:
+    if len(planes) < least:
         raise UnusableSeries(
-            "TOO_FEW_SLICES", f"{len(planes)} slice(s); at least {MIN_SLICES} are needed"
+            "TOO_FEW_SLICES", f"{len(planes)} slice(s); at least {least} are needed"
         )
     for what, keyword in (
         ("position", "ImagePositionPatient"),
@@ -193,7 +198,7 @@ def _usual(orientations: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _axes(
-    planes: Sequence[SlicePlane], is_axial: bool
+    planes: Sequence[SlicePlane], most_oblique_deg: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Unit vectors of rows, columns and of the normal pointing to the head."""
     usual = _usual(np.array([plane.orientation for plane in planes]))
@@ -210,11 +215,11 @@ def _axes(
     if normal[2] < 0:
         normal = -normal
     oblique_deg = float(np.degrees(np.arccos(min(1.0, normal[2]))))
-    if is_axial and oblique_deg > MAX_OBLIQUE_DEG:
+    if oblique_deg > most_oblique_deg:
         raise UnusableSeries(
             "NOT_AXIAL",
             f"the slices lie at {oblique_deg:.0f}° to the axial plane; "
-            f"up to {MAX_OBLIQUE_DEG:.0f}° is accepted. Use the axial reconstruction",
+            f"up to {most_oblique_deg:.0f}° is accepted. Use the axial reconstruction",
         )
     return row, column, normal
 

@@ -23,19 +23,24 @@ DIRECTION_ATOL = 5e-3
 pixels; headers in float32 or with four decimals stay far below."""
 
 
-def read_volume(candidate: SeriesCandidate) -> Scan:
+def read_volume(candidate: SeriesCandidate, *, any_modality: bool = False) -> Scan:
     """Read a volume file, its slices ordered from feet to head.
 
     NIfTI's RAS millimetres become LPS inside ITK's reader. Such files say nothing of how
     the scan was made, so only what the voxels show can be checked.
+
+    Args:
+        candidate: A volume from `find_series`.
+        any_modality: Take every gray 3-D volume, with its values and slices as they are.
 
     Raises:
         UnusableSeries: If it is not a gray 3-D volume of axial slices in HU.
     """
     name = candidate.name_of(candidate.files[0])
     content_hash = candidate.content_hash
-    image = _feet_to_head(_squared(read_image(candidate.files, name), name), name)
-    image = _in_hu(image, name)
+    image = _squared(read_image(candidate.files, name), name)
+    if not any_modality:
+        image = _in_hu(_feet_to_head(image, name), name)
     return Scan(
         scan_id=content_hash[:SCAN_ID_LENGTH],
         image=image,

@@ -3,7 +3,6 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import MRImageStorage
 
-from pipelines.dicom_series import read_dicom_volume
 from pipelines.discovery import find_series
 from pipelines.reading import read_scan
 from pipelines.reasons import UnusableSeries
@@ -39,7 +38,7 @@ def mr_slices(orientation=SAGITTAL, **attributes):
 
 def read(folder):
     (candidate,) = find_series([folder])
-    return read_dicom_volume(candidate)
+    return read_scan(candidate, any_modality=True).image
 
 
 @pytest.mark.parametrize("orientation", [SAGITTAL, CORONAL, OBLIQUE])

@@ -10,11 +10,26 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+from pydicom.uid import MRImageStorage
 
 from pipelines.cli import main
-from pipelines.pair_files import UnusableFile, read_landmarks, write_landmarks, write_pair_image
+from pipelines.pair_files import (
+    UnusableFile,
+    read_landmarks,
+    read_pair_image,
+    write_landmarks,
+    write_pair_image,
+)
 from registration.geometry import ImageGrid
 from registration.transforms import bspline_transform, write_transform
+from tests.pipelines.dicom_factory import (
+    CORONAL,
+    PIXEL_SPACING_MM,
+    hu_pattern,
+    make_slices,
+    slice_positions,
+    write_files,
+)
 
 GRID = ImageGrid((8, 7, 5), (1.5, 2.0, 3.0), (-6.0, 20.0, 400.0))
 
@@ -142,3 +157,42 @@ def test_a_voxel_type_that_a_format_lacks_is_refused_and_leaves_nothing(tmp_path
     with pytest.raises(UnusableFile, match=r"a\.png .*32-bit float.*PNG supports.*choose"):
         write_pair_image(sitk.Image([4, 4], sitk.sitkFloat32), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_series_of_ct_is_read_in_hu(tmp_path: Path) -> None:
+    write_files(make_slices(6), tmp_path / "ct")
+    image = read_pair_image(tmp_path / "ct")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), hu_pattern(6))
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_a_series_of_mr_is_read_in_its_plane_with_its_stored_values(
+    tmp_path: Path, count: int
+) -> None:
+    slices = make_slices(count, orientation=CORONAL, intercept=-2000.0, Modality="MR")
+    for ds in slices:
+        ds.SOPClassUID = MRImageStorage
+        del ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType
+    write_files(reversed(slices), tmp_path / "mr")
+    image = read_pair_image(tmp_path / "mr")
+    places = slice_positions(count, orientation=CORONAL)
+    for number, expected in enumerate(hu_pattern(count) + 2000):
+        index = image.TransformPhysicalPointToIndex(places[number].tolist())
+        assert index[:2] == (0, 0)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image)[index[2]], expected)
+    assert image.GetSpacing() == pytest.approx((*PIXEL_SPACING_MM[::-1], 3.0))
+    np.testing.assert_allclose(np.reshape(image.GetDirection(), (3, 3))[:, 0], CORONAL[:3])
+
+
+def test_slices_of_mr_are_checked_as_those_of_a_scan_are(tmp_path: Path) -> None:
+    slices = make_slices(6, Modality="MR")
+    write_files(slices[:2] + slices[3:], tmp_path / "gap")
+    with pytest.raises(UnusableFile, match=r"MISSING_SLICE: 5 slices every 3\.00 mm"):
+        read_pair_image(tmp_path / "gap")
+    phase = make_slices(6, Modality="MR", series_uid=slices[0].SeriesInstanceUID)
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        for ds in phase:
+            setattr(ds, name, getattr(slices[0], name))
+    write_files(slices + phase, tmp_path / "cine")
+    with pytest.raises(UnusableFile, match=r"DUPLICATE_SLICE.*several phases give one"):
+        read_pair_image(tmp_path / "cine")
