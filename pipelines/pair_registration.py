@@ -17,10 +17,12 @@ from pipelines.pair_metrics import (
     image_correlation,
     measured_jacobian,
 )
-from pipelines.pair_warping import grid_of, warp_image
+from pipelines.pair_warping import grid_of, in_place_of, warp_image
 from registration.atomic_files import write_atomically
+from registration.geometry import ImageGrid
 from registration.metrics import folding_fraction
 from registration.registrar import Registrar
+from registration.single_slices import as_picture, is_single_slice
 from registration.transforms import write_transform
 
 METRICS_NAME = "metrics.json"
@@ -28,6 +30,9 @@ METRICS_NAME = "metrics.json"
 
 def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -> PairMetrics:
     """Register two files and write the result.
+
+    Where neither has more than one slice both are taken as pictures, and the transform is one of
+    two axes (`registration.single_slices`).
 
     Args:
         fixed: Image whose space the result lives in.
@@ -39,8 +44,12 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
     Raises:
         UnusableFile: If a file cannot be used, or the images differ in dimension.
     """
-    images = [read_pair_image(path) for path in (fixed, moving)]
-    grids = [grid_of(image, path) for image, path in zip(images, (fixed, moving), strict=True)]
+    given = [read_pair_image(path) for path in (fixed, moving)]
+    for image, path in zip(given, (fixed, moving), strict=True):
+        grid_of(image, path)
+    images = given
+    if all(image.GetDimension() == 2 or is_single_slice(image) for image in given):
+        images = [as_picture(image) for image in given]
     if images[0].GetDimension() != images[1].GetDimension():
         raise UnusableFile(
             "both images must have as many axes; they have "
@@ -49,12 +58,13 @@ def register_files(fixed: Path, moving: Path, out: Path, registrar: Registrar) -
     started = time.perf_counter()
     transform = registrar.register(*images).transform
     seconds = time.perf_counter() - started
-    moved = warp_image(images[1], transform, grids[0], labels=False)
+    grid = ImageGrid.from_image(images[0])
+    moved = warp_image(images[1], transform, grid, labels=False)
     out.mkdir(parents=True, exist_ok=True)
     name = f"moved{image_suffix(moving)}"
-    write_pair_image(moved, out / name)
+    write_pair_image(in_place_of(moved, given[0], out / name), out / name)
     write_transform(transform, out / TRANSFORM_NAME)
-    jacobian = measured_jacobian(transform, grids[0])
+    jacobian = measured_jacobian(transform, grid)
     metrics = PairMetrics(
         method=registrar.name,
         ncc_before=image_correlation(images[0], images[1], sitk.Transform()),

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from pipelines.pair_files import (
     LANDMARK_SUFFIXES,
+    PLANE_SUFFIXES,
     UnusableFile,
     as_pixel_type,
     read_landmarks,
@@ -18,6 +19,7 @@ from pipelines.pair_files import (
     write_pair_image,
 )
 from registration.geometry import ImageGrid
+from registration.single_slices import as_picture, as_single_slice, is_single_slice
 from registration.transforms import fixed_points
 
 
@@ -47,6 +49,8 @@ def warp_file(
 ) -> int:
     """Bring an image, labels or landmarks of the moving image to the fixed one.
 
+    With a transform of two axes, volumes of one slice are pictures (`registration.single_slices`).
+
     Images are pulled back through the transform. Landmarks travel the other way, through its
     inverse, so that they end up on what they marked.
 
@@ -64,7 +68,11 @@ def warp_file(
         UnusableFile: If a file cannot be used, or kinds or dimensions do not fit.
     """
     pull_back = read_pair_transform(transform)
-    grid = grid_of(read_pair_image(reference), reference)
+    place = read_pair_image(reference)
+    grid_of(place, reference)
+    is_flat = pull_back.GetDimension() == 2
+    fixed = as_picture(place) if is_flat else place
+    grid = ImageGrid.from_image(fixed)
     _check_dimension(pull_back, grid.dimension, "the reference")
     is_table = source.suffix.lower() in LANDMARK_SUFFIXES
     if is_table != (out.suffix.lower() in LANDMARK_SUFFIXES) or (
@@ -73,9 +81,10 @@ def warp_file(
         raise UnusableFile(f"{out.name} must be of the kind of {source.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
     if not is_table:
-        image = read_pair_image(source)
+        image = as_picture(read_pair_image(source)) if is_flat else read_pair_image(source)
         _check_dimension(pull_back, image.GetDimension(), source.name)
-        write_pair_image(warp_image(image, pull_back, grid, labels=labels), out)
+        moved = warp_image(image, pull_back, grid, labels=labels)
+        write_pair_image(in_place_of(moved, place, out), out)
         return 0
     landmarks = read_landmarks(source)
     _check_dimension(pull_back, landmarks.points.shape[1], source.name)
@@ -92,6 +101,14 @@ def grid_of(image: sitk.Image, path: Path) -> ImageGrid:
         raise UnusableFile(
             f"{path.name}: {error}. Write its directions with six decimals or more"
         ) from error
+
+
+def in_place_of(moved: sitk.Image, fixed: sitk.Image, path: Path) -> sitk.Image:
+    """A moved picture as the slice that the fixed one is, if it is one and the format has room."""
+    is_slice = moved.GetDimension() == 2 and is_single_slice(fixed)
+    if not is_slice or path.name.lower().endswith(PLANE_SUFFIXES):
+        return moved
+    return as_single_slice(moved, ImageGrid.from_image(fixed))
 
 
 def _check_dimension(transform: sitk.Transform, dimension: int, what: str) -> None:

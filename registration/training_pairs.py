@@ -25,6 +25,7 @@ from registration.pair_preparation import (
     on_grid,
     working_grid,
 )
+from registration.single_slices import as_picture
 
 Batch = dict[str, NDArray[np.float32]]
 """`fixed` and `moving` `(batch, *shape, 2)`, intensity and mask; and what was drawn for them."""
@@ -218,6 +219,8 @@ def _scalar_image(path: Path, dimension: int) -> sitk.Image:
             f"{path.name} cannot be read as an image; replace it, or take it out"
         ) from error
     image = gray_image(read)
+    if dimension == 2:
+        image = as_picture(image)
     if image.GetDimension() != dimension:
         raise ValueError(
             f"images must have {dimension} axes. Received: {path.name} with {image.GetDimension()}"

@@ -26,6 +26,7 @@ from registration.networks.registration_network import RegistrationConfig, build
 from registration.registrar import Registration
 from registration.registration_folder import save_registration
 from registration.transforms_dense import displacement_field_transform
+from tests.pipelines.dicom_factory import ORIGIN, make_slices, write_files
 
 TURNED = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.3).GetMatrix()
 GRID = ImageGrid((24, 20, 10), (0.8, 1.1, 3.0), (-31.0, 57.0, 803.0), TURNED)
@@ -350,6 +351,63 @@ def test_elastix_finds_a_shift_and_its_transform_warps_alike(
     assert done.exit_code == 0, done.output
     arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (out / "moved.nrrd", again)]
     assert np.array_equal(*arrays)
+
+
+class FlatRegistrar:
+    """Knows the shift of a pair of pictures."""
+
+    name = "known shift"
+
+    def register(self, fixed: sitk.Image, moving: sitk.Image) -> Registration:
+        assert fixed.GetDimension() == moving.GetDimension() == 2
+        return Registration((sitk.TranslationTransform(2, SHIFT_MM[:2]),))
+
+
+def one_slice(path: Path, origin: Any, direction: Any = TURNED) -> Path:
+    values = np.random.default_rng(3).integers(0, 200, (1, 20, 24)).astype(np.uint8)
+    grid = ImageGrid((24, 20, 1), (0.8, 1.1, 6.0), origin, direction)
+    sitk.WriteImage(grid.to_image(values), str(path))
+    return path
+
+
+def test_volumes_of_one_slice_are_registered_as_pictures_and_stay_in_their_place(
+    tmp_path: Path,
+) -> None:
+    along = np.reshape(TURNED, (3, 3)) @ (*SHIFT_MM[:2], 0.0)  # two columns on, two rows back
+    fixed = one_slice(tmp_path / "fixed.nii.gz", GRID.origin)
+    moving = one_slice(tmp_path / "moving.nrrd", tuple((GRID.origin + along).tolist()))
+    metrics = register_files(fixed, moving, tmp_path / "out", FlatRegistrar())
+    assert metrics.ncc_after == pytest.approx(1.0, abs=1e-3)
+    moved = sitk.ReadImage(str(tmp_path / "out" / "moved.nrrd"))
+    place = sitk.ReadImage(str(fixed))
+    np.testing.assert_allclose(moved.GetOrigin(), place.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(moved.GetDirection(), place.GetDirection(), atol=1e-5)
+    inner = (0, slice(1, -1), slice(1, -1))
+    np.testing.assert_allclose(
+        sitk.GetArrayFromImage(moved)[inner], sitk.GetArrayFromImage(place)[inner], atol=1
+    )
+    for name in ("again.nrrd", "again.png"):  # PNG has no room for the place of a slice
+        done = invoke(
+            "warp", moving, "--transform", tmp_path / "out" / "transform.tfm",
+            "--reference", fixed, "--out", tmp_path / name,
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        again = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name)))
+        np.testing.assert_array_equal(
+            np.atleast_3d(again).ravel(), sitk.GetArrayFromImage(moved).ravel()
+        )
+
+
+def test_a_frame_of_mr_is_registered_by_networks_for_pictures(tmp_path: Path) -> None:
+    frames = [make_slices(1, Modality="MR", shape=(32, 48)) for _ in range(2)]
+    paths = [write_files(f, tmp_path / str(n))[0] for n, f in enumerate(frames)]
+    config = RegistrationConfig((DeformableConfig((2, 2), kernels=2),))
+    save_registration(tmp_path / "model", build_registration(config), config)
+    done = invoke("register", *paths, "--out", tmp_path / "o", "--model", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    moved = sitk.ReadImage(str(tmp_path / "o" / "moved.nrrd"))
+    assert moved.GetSize() == (48, 32, 1)
+    assert moved.GetOrigin() == pytest.approx(ORIGIN)
 
 
 @pytest.mark.parametrize("words", [["register"], ["warp"], ["train", "registration"]])
