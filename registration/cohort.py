@@ -19,6 +19,7 @@ from registration.table_files import read_rows
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff")
 """Files that are taken for images when a folder is read."""
 
+
 ONE_GROUP = "all"
 """Group of images of which any two may be paired."""
 
@@ -89,7 +90,23 @@ class Cohort:
         )
 
 
-def read_folder(folder: Path, *, group: str | None = None, subject: str | None = None) -> Cohort:
+def image_files(folder: Path) -> list[Path]:
+    """Image files of a folder and its subfolders in alphabetical order, hidden ones aside."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        # macOS puts a file `._name` beside every file on foreign disks
+        if path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".")
+    )
+
+
+def read_folder(
+    folder: Path,
+    *,
+    group: str | None = None,
+    subject: str | None = None,
+    paths: Sequence[Path] | None = None,
+) -> Cohort:
     """Every image of a folder and its subfolders, hidden files aside.
 
     Args:
@@ -98,18 +115,20 @@ def read_folder(folder: Path, *, group: str | None = None, subject: str | None =
             bracket, if it has one) is the image's group. By default any two may be paired.
         subject: Likewise the subject; by default the group, or the image itself if all are
             of one group.
+        paths: What in the folder is an image, where that is known; by default `image_files`.
 
     Raises:
-        ValueError: If an expression matches nowhere in a path, or there is no pair.
+        ValueError: If there is no image or no pair, or an expression is none, or matches nowhere
+            in a path.
     """
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        # macOS puts a file `._name` beside every file on foreign disks
-        if path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".")
-    )
+    found = image_files(folder) if paths is None else paths
+    if not found:
+        raise ValueError(
+            f"a folder to learn from must hold images ({', '.join(IMAGE_SUFFIXES)}). "
+            f"Received: {folder}, which holds none"
+        )
     images = []
-    for path in paths:
+    for path in found:
         name = path.relative_to(folder).as_posix()
         own_group = ONE_GROUP if group is None else _matched(group, name)
         default = name if group is None else own_group
@@ -121,13 +140,15 @@ def read_folder(folder: Path, *, group: str | None = None, subject: str | None =
 def read_table(table: Path) -> Cohort:
     """Images or pairs of a table (see `read_rows`); paths are relative to its folder.
 
+    A path may be that of a folder, if whoever reads the images reads those.
+
     A table of images has the column `image` and, if wanted, `mask`, `group` and `subject`. A
     table of pairs has `fixed` and `moving` and, if wanted, `fixed_mask`, `moving_mask` and
     `subject`; pairs are then taken in the given direction only.
 
     Raises:
-        ValueError: If neither columns are there, a row names no image, a file is missing, or
-            there is no pair.
+        ValueError: If it is no table in UTF-8, neither columns are there, a row names no image or
+            has more cells than there are names, a file is missing, or there is no pair.
     """
     rows = read_rows(table)
     columns = set(rows[0]) if rows else set()
@@ -199,7 +220,12 @@ def _pairs_cross_subjects(cohort: Cohort) -> bool:
 
 
 def _matched(expression: str, name: str) -> str:
-    found = re.search(expression, name)
+    try:
+        found = re.search(expression, name)
+    except re.error as error:
+        raise ValueError(
+            f"groups and subjects need a regular expression. Received: {expression!r}, {error}"
+        ) from error
     if found is None:
         raise ValueError(f"{expression!r} must match every path. Received: {name}")
     return found.group(1) if found.groups() else found.group(0)
@@ -244,6 +270,6 @@ def _pair_rows(rows: Sequence[Mapping[str, str]], base: Path) -> Cohort:
 def _image(base: Path, name: str, mask: str | None, group: str, subject: str) -> CohortImage:
     path, mask_path = base / name, base / mask if mask else None
     for file in (path, mask_path):
-        if file is not None and not file.is_file():
+        if file is not None and not file.exists():
             raise ValueError(f"every file of the table must exist. Received: {file}")
     return CohortImage(path, group, subject, mask_path)

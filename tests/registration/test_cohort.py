@@ -98,6 +98,49 @@ def test_rows_without_an_image_are_told_by_number(folder, text, message):
         read_table(table)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Image;Mask\na-1.png;b-1.png\na-2.png;\n",
+        "image\tmask\na-1.png\tb-1.png\na-2.png\n",
+        "\n image , mask \n a-1.png , b-1.png\na-2.png , \n",
+        "\ufeffIMAGE,mask\r\na-1.png,b-1.png\r\na-2.png,\r\n",
+    ],
+)
+def test_tables_of_any_spreadsheet_are_read(folder, text):
+    table = folder / "table.csv"
+    table.write_bytes(text.encode())
+    cohort = read_table(table)
+    assert [image.path.name for image in cohort.images] == ["a-1.png", "a-2.png"]
+    assert [image.mask for image in cohort.images] == [folder / "b-1.png", None]
+
+
+def test_a_row_with_more_cells_than_names_is_told_by_number(folder):
+    table = folder / "table.csv"
+    table.write_text("image,group\na-1.png,one\na-2.png,one,left\n")
+    with pytest.raises(ValueError, match=r"3 cells under 2 names.* row 3"):
+        read_table(table)
+    table.write_text("image,group\na-1.png,one,\na-2.png,one,\n")  # as some spreadsheets end lines
+    assert len(read_table(table).pairs) == 2
+
+
+@pytest.mark.parametrize("content", ["image\nGefäß.png\n".encode("latin-1"), b"\x1f\x8b\x08\x00"])
+def test_a_table_that_is_no_text_in_utf_8_is_refused_by_name(folder, content):
+    (folder / "table.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"table\.csv is no text in UTF-8: .* or give a folder"):
+        read_table(folder / "table.csv")
+
+
+def test_a_folder_without_images_is_told_with_what_is_read(tmp_path):
+    with pytest.raises(ValueError, match=rf"must hold images \(\.nii.*\.png.*{tmp_path.name}"):
+        read_folder(tmp_path)
+
+
+def test_an_expression_that_is_none_is_told(folder):
+    with pytest.raises(ValueError, match=r"need a regular expression.*'\(', missing \)"):
+        read_folder(folder, group="(")
+
+
 def test_split_keeps_subjects_apart_and_is_that_of_the_seed(folder):
     cohort = read_folder(folder, group="[abc]-")
     training, validation = split_subjects(cohort, share=0.34, seed=3)

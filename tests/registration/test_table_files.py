@@ -13,6 +13,7 @@ def table(tmp_path, text, encoding="utf-8"):
     "text",
     [
         "id,path,mask\na,b.nii,\nc,d e.nii,m\n",
+        "ID, Path ,mask\n a , b.nii, \nc,d e.nii,m \n",
         "id;path;mask\r\na;b.nii\r\n\r\nc;d e.nii;m\r\n",
         "\ufeffid\tpath\tmask\na\tb.nii\t\n\nc\td e.nii\tm",
         'id, path ,mask\na,b.nii,,\n"c",d e.nii,m',
