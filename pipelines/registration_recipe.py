@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.recipe_values import check_recipe
+
 if TYPE_CHECKING:
     from registration.networks.registration_network import RegistrationConfig
     from registration.training import TrainingOptions
@@ -149,6 +151,7 @@ class RegistrationRecipe:
         from registration.objective import Objective
         from registration.training import TrainingOptions
 
+        check_recipe(values)
         try:
             config = RegistrationConfig.from_dict(values["registration"])
             settings = dict(values.get("training", {}))
@@ -164,7 +167,28 @@ class RegistrationRecipe:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the recipe must hold known settings. Received: {error}") from error
+        _check_fit(config, options)
         return cls(config, options)
+
+
+def _check_fit(config: RegistrationConfig, options: TrainingOptions) -> None:
+    """Refuse settings of which each can be, but not together: networks would say it in a dump."""
+    options.stage_steps(len(config.stages))
+    patch = options.patch_shape
+    if patch is not None and (len(patch) != config.dimension or min(patch) < 1):
+        raise ValueError(
+            f"patch_shape must have {config.dimension} positive numbers, one for each axis. "
+            f"Received: {patch}"
+        )
+    needs_shape = any(
+        getattr(stage, "transformer", None) == "thin_plate_spline" for stage in config.stages
+    )
+    if needs_shape and len(config.image_shape or ()) != config.dimension:
+        raise ValueError(
+            "a thin plate spline is made for images of one size: registration needs an "
+            f"image_shape of {config.dimension} numbers, array order. Received: "
+            f"{config.image_shape}"
+        )
 
 
 def read_recipe(preset: str, path: Path | None, **changes: Any) -> RegistrationRecipe:

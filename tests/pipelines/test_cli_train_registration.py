@@ -75,3 +75,46 @@ def test_bad_recipes_are_told(images: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*words, "--recipe", str(tmp_path / "recipe.json")])
     assert done.exit_code == 1
     assert "the recipe must be JSON" in done.output
+
+
+def stage(**settings: object) -> dict[str, object]:
+    return {"kind": "deformable", "downsamplings": [3, 3], "kernels": 4, **settings}
+
+
+@pytest.mark.parametrize(
+    ("registration", "training", "message"),
+    [
+        ({"stages": {"kind": "deformable"}}, {}, r"stages must be a list of networks.*deformable"),
+        ({"stages": ["deformable"]}, {}, r"a stage must hold settings by name.*'deformable'"),
+        ({"stages": [stage(downsamplings="ab")]}, {}, r"downsamplings must be a list.*'ab'"),
+        ({"stages": [stage(kernels="8")]}, {}, r"kernels must be a number, or a list.*'8'"),
+        ({"stages": [stage()], "spacing_mm": 2}, {}, r"spacing_mm must be a list of numbers.*2"),
+        ({"stages": [stage()]}, {"steps": "many"}, r"steps must be a number, or a list.*'many'"),
+        ({"stages": [stage()]}, {"steps": [5, 5]}, r"steps needs 1 numbers"),
+        ({"stages": [stage()]}, {"objective": "ncc"}, r"objective must hold settings.*'ncc'"),
+        ({"stages": [stage()]}, {"patch_shape": [4, 4, 4]}, r"patch_shape must have 2 positive"),
+        ({"stages": [stage(transformer="thin_plate_spline")]}, {}, r"needs an image_shape of 2"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused_in_words(
+    registration: dict[str, object], training: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RegistrationRecipe.from_dict({"registration": registration, "training": training})
+
+
+def test_a_recipe_that_is_a_list_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the recipe must hold settings by name.*\[1, 2\]"):
+        RegistrationRecipe.from_dict([1, 2])  # type: ignore[arg-type]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(
+    images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["train", "registration", str(images), "--out", str(tmp_path / "file" / "model")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert "Error: " in done.output
+    assert "file" in done.output
+    assert isinstance(done.exception, SystemExit)
