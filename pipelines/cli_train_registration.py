@@ -70,9 +70,10 @@ def command(
 ) -> None:
     """Train registration on IMAGES, without labels.
 
-    IMAGES is a folder of NIfTI, NRRD, MetaImage, PNG or TIFF files, or a CSV table with the
-    column `image` (and `mask`, `group`, `subject`), or `fixed` and `moving`. The training can
-    be killed at any moment; the same command goes on, to the same weights.
+    IMAGES is a folder of NIfTI, NRRD, MetaImage, PNG, TIFF or DICOM files, or a CSV table with
+    the column `image` (and `mask`, `group`, `subject`), or `fixed` and `moving`. Of DICOM every
+    folder with a series is an image, or every file if the networks are for pictures. The training
+    can be killed at any moment; the same command goes on, to the same weights.
     """
     from pipelines.registration_recipe import read_recipe, recipe_values, train_registration
     from pipelines.tensorflow_start import prefer_kernels
@@ -102,6 +103,8 @@ def command(
         )
     except ValueError as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or out}: {error.strerror}.") from error
     except KeyboardInterrupt:
         raise click.ClickException("interrupted; run the same command again to go on.") from None
     click.echo(f"Weights and settings are in {out}.")

@@ -236,7 +236,7 @@ def train_registration(
     """Train, or go on, and write the model folder.
 
     Args:
-        images: Folder of images, or CSV table; see `registration.cohort`.
+        images: Folder of images, or CSV table; see `read_cohort`.
         out: Model folder: `registration.json`, weights, `curve.csv`.
         work: Cache and checkpoint; a rerun goes on there.
         recipe: What to train and how.
@@ -250,26 +250,30 @@ def train_registration(
 
     Raises:
         ValueError: If images, table, recipe or checkpoint cannot be used.
+        OSError: If a folder cannot be written.
     """
     import shutil
 
-    from registration.cohort import read_folder, read_table, split_subjects
+    from pipelines.training_images import read_cohort, read_training_image
+    from registration.cohort import split_subjects
     from registration.registration_folder import save_registration
     from registration.training import CURVE_NAME, RegistrationTrainer
 
-    if images.is_dir():
-        cohort = read_folder(images, group=group, subject=subject)
-    elif group or subject:
-        raise ValueError("group and subject of a table must be columns. Received: expressions")
-    else:
-        cohort = read_table(images)
+    cohort = read_cohort(images, dimension=recipe.config.dimension, group=group, subject=subject)
+    out.mkdir(parents=True, exist_ok=True)  # rather than be told after the training
     training, validation = split_subjects(cohort, share=validation_share, seed=recipe.options.seed)
     report(
         f"{len(training.images)} images and {len(training.pairs)} pairs to learn from, "
         f"{len(validation.pairs) if validation else 0} pairs of other subjects to judge by"
     )
     trainer = RegistrationTrainer(
-        recipe.config, training, validation, work, options=recipe.options, report=report
+        recipe.config,
+        training,
+        validation,
+        work,
+        options=recipe.options,
+        report=report,
+        read=read_training_image,
     )
     network = trainer.train()
     metrics = _metrics(trainer.rows) if validation else {}

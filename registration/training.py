@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from registration.augmentation import Augmentation
 from registration.cohort import Cohort
+from registration.image_files import read_image_file
 from registration.networks.multi_stage import MultiStageRegistration
 from registration.networks.registration_network import RegistrationConfig, build_registration
 from registration.objective import Objective
-from registration.training_pairs import Batch, ImageCache, PairSampler, file_state
+from registration.training_pairs import Batch, ImageCache, PairSampler, ReadImage, file_state
 from registration.training_step import StageObjective, StageStep
 
 CHECKPOINT_NAME = "checkpoint.npz"
@@ -104,6 +105,7 @@ class RegistrationTrainer:
         folder: Receives cache, checkpoint and `curve.csv`; a rerun goes on there.
         options: Settings.
         report: Called with lines of plain text.
+        read: Reads the images; see `ImageCache`.
     """
 
     def __init__(
@@ -115,13 +117,14 @@ class RegistrationTrainer:
         *,
         options: TrainingOptions | None = None,
         report: Report = print,
+        read: ReadImage = read_image_file,
     ) -> None:
         self.config = config
         self.folder = folder
         self.options = options or TrainingOptions()
         self._report = report
         self._steps = self.options.stage_steps(len(config.stages))
-        cache = ImageCache(folder / "cache", config)
+        cache = ImageCache(folder / "cache", config, read=read)
         self._sampler = PairSampler(
             training,
             cache,
@@ -140,10 +143,17 @@ class RegistrationTrainer:
         """Train to the end, from the last checkpoint if there is one.
 
         Raises:
-            ValueError: If the checkpoint belongs to other settings or images.
+            ValueError: If the checkpoint belongs to other settings or images, or images cannot be
+                used.
+            OSError: If the folder cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._state.restore(self.folder / CHECKPOINT_NAME)
+        if self._state.stage < len(self.config.stages):
+            self._report("reading all images, those that are in the cache aside")
+            for sampler in (self._sampler, self._judges):
+                if sampler is not None:
+                    sampler.fill_cache()
         while self._state.stage < len(self.config.stages):
             self._train_stage(self._state.stage)
             self._state.finish_stage()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,11 @@ from registration.single_slices import as_picture
 
 Batch = dict[str, NDArray[np.float32]]
 """`fixed` and `moving` `(batch, *shape, 2)`, intensity and mask; and what was drawn for them."""
+
+MOST_NAMED = 5
+"""Images that cannot be used and are named in one message."""
+
+ReadImage = Callable[[Path], sitk.Image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +59,16 @@ class ImageCache:
     Args:
         folder: Where the files are; shared by trainings of any configuration.
         config: Working spacing and scaling of intensities.
+        read: Reads the images, by default files that ITK knows; it raises `RuntimeError` or
+            `ValueError` where it cannot.
     """
 
-    def __init__(self, folder: Path, config: RegistrationConfig) -> None:
+    def __init__(
+        self, folder: Path, config: RegistrationConfig, *, read: ReadImage = read_image_file
+    ) -> None:
         self.folder = folder
         self.config = config
+        self.read = read
         self._known: dict[CohortImage, tuple[Path, ImageGrid]] = {}
 
     def load(self, image: CohortImage) -> CachedImage:
@@ -68,14 +78,22 @@ class ImageCache:
             ValueError: If it cannot be read, is not of the networks' dimension, has colors,
                 holds values that are not numbers, or its mask is empty.
         """
+        grid = self.grid(image)
+        return CachedImage(np.load(self._known[image][0]), grid)
+
+    def grid(self, image: CohortImage) -> ImageGrid:
+        """Working grid of the image, whose scaled form is made if it is not there.
+
+        Raises:
+            ValueError: As `load`.
+        """
         if image not in self._known:
             name = self.folder / f"{self._key(image)}.npy"
             if not name.exists() or not name.with_suffix(".json").exists():
                 self._make(image, name)
             grid = ImageGrid(**json.loads(name.with_suffix(".json").read_text(encoding="utf-8")))
             self._known[image] = name, grid
-        name, grid = self._known[image]
-        return CachedImage(np.load(name), grid)
+        return self._known[image][1]
 
     def _key(self, image: CohortImage) -> str:
         """Name that changes with the files and with whatever decides their cached form."""
@@ -84,7 +102,7 @@ class ImageCache:
         return hashlib.sha256(json.dumps([files, settings]).encode()).hexdigest()[:24]
 
     def _make(self, image: CohortImage, name: Path) -> None:
-        read = _scalar_image(image.path, self.config.dimension)
+        read = _scalar_image(image.path, self.config.dimension, self.read)
         check_numbers(read, image.path.name)
         grid = working_grid(ImageGrid.from_image(read), self.config.spacing_mm)
         scaling = self.config.scaling
@@ -92,7 +110,7 @@ class ImageCache:
         values = scaling.apply(on_grid(read, grid), limits)
         mask = np.ones_like(values)
         if image.mask is not None:
-            drawn = _scalar_image(image.mask, self.config.dimension)
+            drawn = _scalar_image(image.mask, self.config.dimension, self.read)
             mask = (on_grid(drawn, grid, labels=True) > 0).astype(np.float32)
             if not mask.any():
                 raise ValueError(
@@ -137,6 +155,29 @@ class PairSampler:
         self.seed = seed
         self.augmentation = augmentation or Augmentation()
 
+    def fill_cache(self) -> None:
+        """Make the scaled form of every image there is a pair of, and look for what is wrong.
+
+        A training meets some images after hours only; here all are looked at, and all that cannot
+        be used are named at once.
+
+        Raises:
+            ValueError: If images cannot be used.
+        """
+        wrong = []
+        fixed = {first for first, _ in self.cohort.pairs}
+        for number, image in enumerate(self.cohort.images):
+            try:
+                grid = self.cache.grid(image)
+                if number in fixed:
+                    self._check_shape(grid, image.path.name)
+            except ValueError as error:
+                wrong.append(str(error))
+        if wrong:
+            more = len(wrong) - MOST_NAMED
+            told = "; ".join(wrong[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+            raise ValueError(told)
+
     def batch(self, stage: int, step: int) -> Batch:
         """The batch of one training step."""
         rng = np.random.default_rng([self.seed, stage, step])
@@ -166,19 +207,22 @@ class PairSampler:
         second = self.cache.load(self.cohort.images[moving])
         how = self.cache.config.initialization
         transform = initial_transform(first.grid, second.grid, how)
-        known = self.cache.config.image_shape
-        if known is not None and first.grid.shape != known:
-            raise ValueError(
-                f"image_shape {known} of the networks must be that of all images. Received: "
-                f"{first.grid.shape} of {self.cohort.images[fixed].path.name}"
-            )
-        self.cache.config.check_shape(first.grid.shape, self.cohort.images[fixed].path.name)
+        self._check_shape(first.grid, self.cohort.images[fixed].path.name)
         fixed_pair = np.moveaxis(first.values, 0, -1)
         if transform is None and first.grid == second.grid:
             return fixed_pair, np.moveaxis(second.values, 0, -1)
         values = on_grid(second.image(0), first.grid, transform)
         mask = on_grid(second.image(1), first.grid, transform, labels=True)
         return fixed_pair, np.stack([values, mask], axis=-1)
+
+    def _check_shape(self, grid: ImageGrid, name: str) -> None:
+        known = self.cache.config.image_shape
+        if known is not None and grid.shape != known:
+            raise ValueError(
+                f"image_shape {known} of the networks must be that of all images. Received: "
+                f"{grid.shape} of {name}"
+            )
+        self.cache.config.check_shape(grid.shape, name)
 
 
 def _padded(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -194,6 +238,8 @@ def _padded(images: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.f
 def file_state(path: Path, base: Path | None = None) -> tuple[str, int, int]:
     """Where a file is, its size, and when it was changed, ns: what tells a file that was replaced.
 
+    Of a folder the size of all files in it, and when the latest was changed; hidden ones aside.
+
     Args:
         path: The file, by whatever path.
         base: Resolved folder below which files are named relative to it.
@@ -202,23 +248,28 @@ def file_state(path: Path, base: Path | None = None) -> tuple[str, int, int]:
         ValueError: If there is no such file.
     """
     try:
-        status = path.stat()
+        files = [f for f in path.rglob("[!.]*") if f.is_file()] if path.is_dir() else [path]
+        states = [file.stat() for file in files]
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read; replace it, or take it out") from error
     place = path.resolve()
-    if base is not None and place.is_relative_to(base):
-        return place.relative_to(base).as_posix(), status.st_size, status.st_mtime_ns
-    return str(place), status.st_size, status.st_mtime_ns
+    inside = base is not None and place.is_relative_to(base)
+    name = place.relative_to(base).as_posix() if base is not None and inside else str(place)
+    changed = max((state.st_mtime_ns for state in states), default=0)
+    return name, sum(state.st_size for state in states), changed
 
 
-def _scalar_image(path: Path, dimension: int) -> sitk.Image:
+def _scalar_image(path: Path, dimension: int, read_image: ReadImage) -> sitk.Image:
     try:
-        read = read_image_file(path)
+        read = read_image(path)
     except RuntimeError as error:
         raise ValueError(
             f"{path.name} cannot be read as an image; replace it, or take it out"
         ) from error
-    image = gray_image(read)
+    try:
+        image = gray_image(read)
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be learnt from: {error}") from error
     if dimension == 2:
         image = as_picture(image)
     if image.GetDimension() != dimension:
