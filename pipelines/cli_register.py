@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pipelines.pair_metrics import PairMetrics
     from registration.registrar import Registrar
+
+_NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -89,6 +92,29 @@ if TYPE_CHECKING:
     show_default=True,
     help="Distance between the control points of --method elastix, mm.",
 )
+@click.option(
+    "--dense",
+    type=_NEW_FILE,
+    help="Also write the displacement at every voxel of FIXED, LPS mm: an ITK transform (.h5, "
+    ".tfm), or an image of vectors (.nii.gz, .nrrd, .mha).",
+)
+@click.option(
+    "--learn2reg",
+    type=_NEW_FILE,
+    help="Also write it as Learn2Reg reads it (.nii.gz; three axes).",
+)
+@click.option(
+    "--inverse",
+    type=_NEW_FILE,
+    help="Also write the inverse, from points of MOVING to points of FIXED, in one of the formats "
+    "of --dense, and tell how far it is from undoing the transform.",
+)
+@click.option(
+    "--picture",
+    type=_NEW_FILE,
+    help="Also draw the middle slice (.png): checkerboards before and after, deformed grid, "
+    "Jacobian.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 def command(
     fixed: Path,
@@ -104,6 +130,10 @@ def command(
     refine_finer: int,
     ignore_margins: bool,
     control_points: float,
+    dense: Path | None,
+    learn2reg: Path | None,
+    inverse: Path | None,
+    picture: Path | None,
     threads: int,
 ) -> None:
     """Register MOVING to FIXED, two or three axes, and write what came of it.
@@ -111,10 +141,12 @@ def command(
     Images are NIfTI, NRRD, MetaImage, PNG or TIFF files, or DICOM: a file, or a folder with
     one series, of any modality. The moved image lies on the grid of FIXED, in the format and
     voxel type of MOVING (NRRD for a series). transform.tfm takes points of FIXED to points of
-    MOVING, LPS mm, and is read by SimpleITK and 3D Slicer; `calcium-score warp` applies it to
-    anything else.
+    MOVING, LPS mm, and is read by SimpleITK, and by 3D Slicer where it has three axes and no
+    B-spline but cubic ones (otherwise give it the field of --dense). `calcium-score warp` applies
+    it to anything else.
     """
     from pipelines.pair_files import UnusableFile
+    from pipelines.pair_outputs import PairOutputs
     from pipelines.pair_registration import register_files
 
     if method == "network" and model is None:
@@ -137,17 +169,28 @@ def command(
                 "ignore_margins": ignore_margins,
             }
             registrar = _networks(model, looks, steps, refine_bending, threads)
-        metrics = register_files(fixed, moving, out, registrar)
+        outputs = PairOutputs(dense, learn2reg, inverse, picture)
+        metrics = register_files(fixed, moving, out, registrar, outputs=outputs)
     except UnusableFile as error:
         raise click.UsageError(f"{error}.") from error
     except (ImportError, RuntimeError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    for name in ("ncc_before", "ncc_after", "folding_percent", "sd_jacobian", "seconds"):
+    _tell(metrics, out)
+
+
+def _tell(metrics: PairMetrics, out: Path) -> None:
+    names = ["ncc_before", "ncc_after", "folding_percent", "sd_jacobian", "seconds"]
+    if metrics.inverse_mean_error_mm is not None:
+        names += ["inverse_mean_error_mm", "inverse_max_error_mm"]
+    width = max(16, *(len(name) + 2 for name in names))
+    for name in names:
         value = getattr(metrics, name)
-        click.echo(f"{name:<16}{'-' if value is None else f'{value:9.4f}'}")
+        click.echo(f"{name:<{width}}{'-' if value is None else f'{value:9.4f}'}")
     click.echo(f"Moved image, transform and metrics are in {out}.")
     for doubt in metrics.doubts:
         click.echo(f"Warning: {doubt}", err=True)
+    for note in metrics.notes:
+        click.echo(f"Note: {note}", err=True)
 
 
 def _networks(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +102,22 @@ def read_pair_image(path: Path) -> sitk.Image:
             )
         return image
     return _read_series(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell what cannot be written as an `UnusableFile`.
+
+    Args:
+        path: What is written, or the folder of it: named if the system names nothing.
+    """
+    try:
+        yield
+    except UnusableFile:
+        raise
+    except OSError as error:
+        where = error.filename or path
+        raise UnusableFile(f"{where} cannot be written: {error.strerror or error}") from error
 
 
 def write_pair_image(image: sitk.Image, path: Path) -> None:

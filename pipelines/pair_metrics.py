@@ -23,6 +23,11 @@ FOLDING_ALARM_PERCENT = 0.5
 they were trained on, and much more on others."""
 
 
+ALIKE_TOLERANCE = 1e-3
+"""Loss of correlation that is none (own): interpolation alone costs as much where there was nothing
+to register."""
+
+
 @dataclass(frozen=True, slots=True)
 class PairMetrics:
     """What `metrics.json` says; there, a measure that is not a number is null.
@@ -37,6 +42,11 @@ class PairMetrics:
         seconds: Wall time of the registration itself.
         moved: Name of the moved image.
         transform: Name of the transform file.
+        slicer_reads: Whether 3D Slicer reads that file as what it is.
+        inverse_mean_error_mm: Mean distance between points of the moving image and where inverse
+            and transform in a row bring them, mm; here and below `None`, and not in the file, if
+            no inverse was asked for.
+        inverse_max_error_mm: Greatest such distance, mm.
     """
 
     method: str
@@ -47,6 +57,9 @@ class PairMetrics:
     seconds: float
     moved: str
     transform: str = TRANSFORM_NAME
+    slicer_reads: bool = True
+    inverse_mean_error_mm: float | None = None
+    inverse_max_error_mm: float | None = None
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -59,13 +72,24 @@ class PairMetrics:
                 "another method, or more smoothness (of networks: --refine and --refine-bending)."
             )
         before, after = self.ncc_before, self.ncc_after
-        if before is not None and after is not None and after < before:
+        if before is not None and after is not None and after < before - ALIKE_TOLERANCE:
             found.append(
                 f"the images are less alike than before (correlation {after:.3f} after, "
                 f"{before:.3f} before): take networks that were trained on such images, or "
                 "another method."
             )
         return tuple(found)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what to do with the result; none if there is nothing to know."""
+        if self.slicer_reads:
+            return ()
+        return (
+            f"3D Slicer reads cubic B-splines of three axes only: it would refuse "
+            f"{self.transform}, or take it for another transform. Give it the field of --dense, "
+            "or the moved image.",
+        )
 
 
 def image_correlation(

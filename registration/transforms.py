@@ -2,9 +2,12 @@
 
 Networks think in voxels of their working grid, array axis order; ITK thinks in LPS mm. A
 B-spline stage leaves as `sitk.BSplineTransform`, an affine one as `sitk.AffineTransform`, and
-stages in a row as `sitk.CompositeTransform`: the same numbers that SimpleITK and 3D Slicer
-read from a `.tfm` file. Every transform pulls back: it takes points of the fixed image to
-points of the moving one. Images follow it as it is, landmarks of the moving image its inverse.
+stages in a row as `sitk.CompositeTransform`: the same numbers that SimpleITK reads from a `.tfm`
+file. 3D Slicer reads it as well if all has three axes and every B-spline is cubic; one of order 2
+it takes for a cubic one, without a word, which is another field (`is_read_by_slicer`).
+
+Every transform pulls back: it takes points of the fixed image to points of the moving one. Images
+follow it as it is, landmarks of the moving image its inverse.
 """
 
 from __future__ import annotations
@@ -233,6 +236,21 @@ def transform_stages(transform: sitk.Transform) -> tuple[sitk.Transform, ...]:
     composite = sitk.CompositeTransform(transform)
     parts = [composite.GetNthTransform(i) for i in range(composite.GetNumberOfTransforms())]
     return tuple(inner for part in parts for inner in transform_stages(part))
+
+
+def is_read_by_slicer(transform: sitk.Transform) -> bool:
+    """Whether 3D Slicer reads the file of a transform as what it is.
+
+    Source:
+        `vtkITKTransformConverter.h` of 3D Slicer, whose B-splines are of order 3 in three axes.
+
+    Example:
+        >>> [is_read_by_slicer(sitk.BSplineTransform(3, order)) for order in (2, 3)]
+        [False, True]
+    """
+    splines = [part for part in transform_stages(transform) if part.GetName() == "BSplineTransform"]
+    is_cubic = all(sitk.BSplineTransform(part).GetOrder() == 3 for part in splines)
+    return transform.GetDimension() == 3 and is_cubic
 
 
 def write_transform(transform: sitk.Transform, path: Path) -> None:
