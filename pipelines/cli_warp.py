@@ -39,9 +39,9 @@ def command(source: Path, transform: Path, reference: Path, out: Path, labels: b
     from pipelines.pair_warping import warp_file
 
     try:
-        lost = warp_file(source, transform, reference, out, labels=labels)
+        doubts = warp_file(source, transform, reference, out, labels=labels)
     except UnusableFile as error:
         raise click.UsageError(f"{error}.") from error
-    if lost:
-        click.echo(f"{lost} landmarks lie outside the reference, or nowhere.", err=True)
+    for doubt in doubts:
+        click.echo(doubt, err=True)
     click.echo(f"{out}")

@@ -17,10 +17,17 @@ from pipelines.pair_files import (
     read_pair_transform,
     write_landmarks,
     write_pair_image,
+    writing,
 )
 from registration.geometry import ImageGrid
 from registration.single_slices import as_picture, as_single_slice, is_single_slice
 from registration.transforms import fixed_points
+
+MOST_LABELS = 128
+"""Values of an image that may be labels (own): atlases of the whole body have about a hundred."""
+
+LABEL_EVENNESS = 0.8
+"""Share of neighbors along a row that are equal in labels (own); noise parts those of images."""
 
 
 def warp_image(
@@ -46,7 +53,7 @@ def warp_image(
 
 def warp_file(
     source: Path, transform: Path, reference: Path, out: Path, *, labels: bool = False
-) -> int:
+) -> tuple[str, ...]:
     """Bring an image, labels or landmarks of the moving image to the fixed one.
 
     With a transform of two axes, volumes of one slice are pictures (`registration.single_slices`).
@@ -62,7 +69,8 @@ def warp_file(
         labels: Whether an image holds labels.
 
     Returns:
-        Number of landmarks that have no place in the reference; 0 for an image.
+        Sentences that warn of the result: landmarks without a place in the reference, an image
+            that does not reach it, labels that were mixed. None if it is as it should be.
 
     Raises:
         UnusableFile: If a file cannot be used, or kinds or dimensions do not fit.
@@ -79,18 +87,21 @@ def warp_file(
         is_table and out.suffix.lower() != source.suffix.lower()
     ):
         raise UnusableFile(f"{out.name} must be of the kind of {source.name}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
     if not is_table:
         image = as_picture(read_pair_image(source)) if is_flat else read_pair_image(source)
         _check_dimension(pull_back, image.GetDimension(), source.name)
         moved = warp_image(image, pull_back, grid, labels=labels)
         write_pair_image(in_place_of(moved, place, out), out)
-        return 0
+        return _image_doubts(image, pull_back, grid, labels=labels)
     landmarks = read_landmarks(source)
     _check_dimension(pull_back, landmarks.points.shape[1], source.name)
     found = fixed_points(pull_back, landmarks.points)
-    write_landmarks(landmarks, found, out)
-    return int(np.count_nonzero(~grid.contains(found)))
+    with writing(out):
+        write_landmarks(landmarks, found, out)
+    lost = int(np.count_nonzero(~grid.contains(found)))
+    return (f"{lost} landmarks lie outside the reference, or nowhere.",) if lost else ()
 
 
 def grid_of(image: sitk.Image, path: Path) -> ImageGrid:
@@ -109,6 +120,36 @@ def in_place_of(moved: sitk.Image, fixed: sitk.Image, path: Path) -> sitk.Image:
     if not is_slice or path.name.lower().endswith(PLANE_SUFFIXES):
         return moved
     return as_single_slice(moved, ImageGrid.from_image(fixed))
+
+
+def _image_doubts(
+    image: sitk.Image, transform: sitk.Transform, grid: ImageGrid, *, labels: bool
+) -> tuple[str, ...]:
+    found = []
+    everywhere = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+    everywhere.CopyInformation(image)
+    reached = warp_image(everywhere, transform, grid, labels=True)
+    if not sitk.GetArrayViewFromImage(reached).any():
+        found.append(
+            "Warning: the image does not reach the reference, whose voxels are all padding. Is the "
+            "transform of this pair, and in the direction from fixed to moving points?"
+        )
+    if not labels and looks_like_labels(image):
+        found.append(
+            "Warning: the image looks like labels, which were mixed at their borders. Give "
+            "--labels to take the nearest voxel."
+        )
+    return tuple(found)
+
+
+def looks_like_labels(image: sitk.Image) -> bool:
+    """Whether an image holds few whole numbers, and neighbors are mostly equal."""
+    array = sitk.GetArrayViewFromImage(image)
+    if array.dtype.kind not in "iu" or array.shape[-1] < 2:
+        return False
+    count = len(np.unique(array))
+    is_even = float(np.mean(array[..., 1:] == array[..., :-1])) >= LABEL_EVENNESS
+    return 1 < count <= MOST_LABELS and is_even
 
 
 def _check_dimension(transform: sitk.Transform, dimension: int, what: str) -> None:

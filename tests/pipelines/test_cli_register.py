@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scipy.ndimage import gaussian_filter
 from pipelines import pair_registration
 from pipelines.cli import main
 from pipelines.pair_files import UnusableFile
+from pipelines.pair_metrics import PairMetrics
 from pipelines.pair_registration import register_files
 from registration.geometry import ImageGrid
 from registration.networks.deformable_network import DeformableConfig
@@ -26,6 +28,7 @@ from registration.networks.registration_network import RegistrationConfig, build
 from registration.registrar import Registration
 from registration.registration_folder import save_registration
 from registration.transforms_dense import displacement_field_transform
+from registration.transforms import write_transform
 from tests.pipelines.dicom_factory import ORIGIN, make_slices, write_files
 
 TURNED = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.3).GetMatrix()
@@ -351,6 +354,59 @@ def test_elastix_finds_a_shift_and_its_transform_warps_alike(
     assert done.exit_code == 0, done.output
     arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (out / "moved.nrrd", again)]
     assert np.array_equal(*arrays)
+
+
+def test_an_image_that_stays_as_alike_is_not_doubted(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Half a voxel off, interpolation of a smooth image costs less than is worth a word."""
+    metrics = PairMetrics("m", 1.0, 0.9995, 0.0, 0.0, 0.1, "moved.nrrd")
+    assert metrics.doubts == ()
+    assert len(replace(metrics, ncc_after=0.9985).doubts) == 1
+
+
+def test_an_image_that_does_not_reach_the_reference_is_told(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    write_transform(sitk.TranslationTransform(3, (900.0, 0.0, 0.0)), tmp_path / "far.tfm")
+    options = ["--reference", pair[0], "--out", tmp_path / "o.nrrd"]
+    done = invoke("warp", pair[1], "--transform", tmp_path / "far.tfm", *options)
+    assert done.exit_code == 0
+    assert "Warning: the image does not reach the reference" in done.stderr
+    assert sitk.ReadImage(str(tmp_path / "o.nrrd")).GetSize() == GRID.size
+
+
+def test_labels_that_are_warped_as_an_image_are_told(
+    pair: tuple[Path, Path], shift: Path, tmp_path: Path
+) -> None:
+    labels = sitk.Cast(sitk.ReadImage(str(pair[1])) * 0 + 2, sitk.sitkUInt8)
+    labels[12:, :, :] = 7
+    sitk.WriteImage(labels, str(tmp_path / "labels.nrrd"))
+    options = ["--transform", shift, "--reference", pair[0], "--out", tmp_path / "o.nrrd"]
+    assert "looks like labels" in invoke("warp", tmp_path / "labels.nrrd", *options).stderr
+    done = invoke("warp", tmp_path / "labels.nrrd", "--labels", *options)
+    assert done.stderr == ""
+    assert invoke("warp", pair[1], *options).stderr == ""
+
+
+@pytest.mark.parametrize("command", ["register", "warp"])
+def test_a_place_that_cannot_be_written_is_wrong_usage(
+    pair: tuple[Path, Path],
+    shift: Path,
+    tmp_path: Path,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("pipelines.cli_register._elastix", lambda *_: ShiftRegistrar())
+    words = {
+        "register": [*pair, "--method", "elastix", "--out", tmp_path / "file" / "out"],
+        "warp": [pair[1], "--transform", shift, "--reference", pair[0],
+                 "--out", tmp_path / "file" / "out" / "moved.nrrd"],
+    }  # fmt: skip
+    done = invoke(command, *words[command])
+    assert done.exit_code == 2
+    assert "cannot be written" in done.output
 
 
 class FlatRegistrar:
