@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from registration.networks.registration_network import RegistrationConfig
     from registration.training import TrainingOptions
 
+CURVE_PICTURE_NAME = "curve.png"
+
+PATIENCE = 6
+"""Validations without gain after which a stage of a preset ends (own). The learning rate falls
+along a cosine, late in which networks still gain a little: fewer would end stages too early."""
+
 CINE_2D: Mapping[str, Any] = {
     "registration": {
         "stages": [
@@ -31,6 +37,7 @@ CINE_2D: Mapping[str, Any] = {
         "steps": 4000,
         "batch_size": 4,
         "learning_rate": 2e-3,
+        "patience": PATIENCE,
         "objective": {"folding_weight": 1.0},
         "augmentation": {
             "rotation_deg": 180.0,
@@ -50,20 +57,23 @@ STACK_3D: Mapping[str, Any] = {
         "stages": [
             {
                 "kind": "deformable",
-                "downsamplings": [1, 4, 4],
-                "kernels": [8, 16, 32, 64],
+                "downsamplings": [1, 3, 3],
+                "kernels": [16, 32, 64],
                 "convolutions": 2,
                 "border": 1,
                 "forces": True,
                 "passes": 2,
             }
         ],
+        "spacing_mm": [2.0, 2.0, 8.0],
     },
     "training": {
         "steps": 1500,
         "batch_size": 2,
         "learning_rate": 2e-3,
-        "objective": {"bending_weight": 0.1, "folding_weight": 1.0},
+        "evaluate_every": 100,
+        "patience": PATIENCE,
+        "objective": {"bending_weight": 1.0, "folding_weight": 1.0},
         "augmentation": {
             "rotation_deg": 30.0,
             "scale": 0.15,
@@ -73,7 +83,8 @@ STACK_3D: Mapping[str, Any] = {
         },
     },
 }
-"""One deformable stage for stacks of thick slices of one patient."""
+"""One deformable stage for stacks of thick slices of one patient; layout, spacing and bending
+energy are those of `benchmarks/cine3d_recipes.py`."""
 
 
 def _patients_stage(halvings: int, kernels: list[int], *, convolutions: int) -> dict[str, Any]:
@@ -113,6 +124,7 @@ BETWEEN_PATIENTS: Mapping[str, Any] = {
         "steps": [4000, 2400, 1500, 600],
         "batch_size": 4,
         "learning_rate": 2e-3,
+        "patience": PATIENCE,
         "objective": {"bending_weight": 0.15, "folding_weight": 1.0},
         "augmentation": {"rotation_deg": 10.0, "scale": 0.1, "translation": 0.03, "gamma": 0.2},
     },
@@ -255,6 +267,7 @@ def train_registration(
     import shutil
 
     from pipelines.training_images import read_cohort, read_training_image
+    from registration.atomic_files import write_atomically
     from registration.cohort import split_subjects
     from registration.registration_folder import save_registration
     from registration.training import CURVE_NAME, RegistrationTrainer
