@@ -14,7 +14,7 @@ import click
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Model folder; receives registration.json, registration.weights.h5 and curve.csv.",
+    help="Model folder; receives registration.json, registration.weights.h5, curve.csv, curve.png.",
 )
 @click.option(
     "--work",

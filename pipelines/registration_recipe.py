@@ -249,7 +249,7 @@ def train_registration(
 
     Args:
         images: Folder of images, or CSV table; see `read_cohort`.
-        out: Model folder: `registration.json`, weights, `curve.csv`.
+        out: Model folder: `registration.json`, weights, `curve.csv`, `curve.png`.
         work: Cache and checkpoint; a rerun goes on there.
         recipe: What to train and how.
         group: See `read_folder`; not for tables.
@@ -269,6 +269,7 @@ def train_registration(
     from pipelines.training_images import read_cohort, read_training_image
     from registration.atomic_files import write_atomically
     from registration.cohort import split_subjects
+    from registration.figures import curve_figure
     from registration.registration_folder import save_registration
     from registration.training import CURVE_NAME, RegistrationTrainer
 
@@ -302,6 +303,7 @@ def train_registration(
         },
     )
     shutil.copyfile(work / CURVE_NAME, out / CURVE_NAME)
+    write_atomically(out / CURVE_PICTURE_NAME, curve_figure(trainer.rows))
     return metrics
 
 

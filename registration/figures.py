@@ -1,6 +1,6 @@
-"""Pictures of a registration: checkerboard, deformed grid, Jacobian map, averages.
+"""Pictures of a registration: checkerboard, deformed grid, Jacobian map, averages, training curve.
 
-All pictures are of one plane of a volume, or of a two-dimensional image, as PNG bytes.
+Images are drawn as one plane of a volume, or as they are if two-dimensional; all is PNG bytes.
 """
 
 from __future__ import annotations
@@ -167,6 +167,41 @@ def averages_figure(stacks: Mapping[str, Mapping[str, Array]]) -> bytes:
             if column == 0:
                 panel.text(-0.15, 0.5, name, transform=panel.transAxes, fontsize=9,
                            rotation=90, ha="right", va="center")  # fmt: skip
+    return png(figure)
+
+
+def curve_figure(rows: Sequence[Mapping[str, float]]) -> bytes:
+    """Loss of a training, and loss and similarity on the validation pairs, stage by stage.
+
+    Args:
+        rows: Rows of `curve.csv`: stage, step, loss, validation_loss, validation_similarity; values
+            that are not numbers, as without validation pairs, are not drawn.
+
+    Returns:
+        PNG; stages follow one another along the steps, a line between them.
+    """
+    figure = Figure(figsize=(2.6 * PANEL_INCHES, 1.2 * PANEL_INCHES), dpi=FIGURE_DPI)
+    figure.set_layout_engine("constrained")
+    losses, similarities = figure.subplots(1, 2)
+    start = 0.0
+    for stage in sorted({row["stage"] for row in rows}):
+        own = [row for row in rows if row["stage"] == stage]
+        steps = [start + row["step"] for row in own]
+        for panel, name, color in (
+            (losses, "loss", "#999999"),
+            (losses, "validation_loss", "#1a5490"),
+            (similarities, "validation_similarity", "#1a5490"),
+        ):
+            values = [row[name] for row in own]
+            label = name.replace("_", " ") if start == 0.0 else None
+            panel.plot(steps, values, color=color, marker=".", markersize=4, label=label)
+            if start > 0.0:
+                panel.axvline(start, color="#cccccc", linewidth=0.8)
+        start = steps[-1]
+    for panel in (losses, similarities):
+        panel.set_xlabel("step")
+        if panel.lines:
+            panel.legend(fontsize=8)
     return png(figure)
 
 

@@ -6,9 +6,11 @@ import csv
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import keras
@@ -169,6 +171,7 @@ class RegistrationTrainer:
         state, steps = self._state, self._steps[number]
         step = self._stage_step(number, state.prepare(number, self.options))
         losses: list[float] = []
+        pace = _Pace(state.step)
         for batch in self._prefetched(number, state.step, steps):
             if state.is_stale(self.options.patience):
                 break
@@ -178,7 +181,7 @@ class RegistrationTrainer:
             state.average(min(self.options.ema, (1 + state.step) / (10 + state.step)))
             state.step += 1
             if state.step % self.options.evaluate_every == 0 or state.step == steps:
-                self._evaluate(step, float(np.mean(losses)))
+                self._evaluate(step, float(np.mean(losses)), pace)
                 losses = []
                 self._save()
 
@@ -196,7 +199,7 @@ class RegistrationTrainer:
             self.network, self.config, number, goal, self.options.augmentation, optimizer
         )
 
-    def _evaluate(self, step: StageStep, loss: float) -> None:
+    def _evaluate(self, step: StageStep, loss: float, pace: _Pace) -> None:
         """Judge the running mean on the validation pairs, and write a row of the curve."""
         state = self._state
         found = [float("nan")] * 2
@@ -210,7 +213,8 @@ class RegistrationTrainer:
         self._report(
             f"stage {step.stage + 1} of {len(self.config.stages)}, step {state.step} of "
             f"{self._steps[step.stage]}: loss {loss:.4f}, validation {found[0]:.4f} "
-            f"(similarity {found[1]:.4f})"
+            f"(similarity {found[1]:.4f}), "
+            f"{pace.told(state.step, self._steps[step.stage])}"
         )
 
     def _judge_numbers(self) -> list[int]:
@@ -256,6 +260,21 @@ class RegistrationTrainer:
         ]
         content = json.dumps([self.config.to_dict(), asdict(self.options), cohorts])
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+class _Pace:
+    """How fast a stage is trained, validation included, since it was last asked for."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._time = step, time.monotonic()
+
+    def told(self, step: int, last: int) -> str:
+        """Steps per second, and what is left of a stage at that pace, h:mm:ss."""
+        now = time.monotonic()
+        rate = (step - self._step) / max(now - self._time, 1e-9)
+        self._step, self._time = step, now
+        left = timedelta(seconds=round((last - step) / rate))
+        return f"{rate:.3g} steps/s, {left} left of the stage"
 
 
 class _State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,8 @@ def test_trains_writes_a_folder_and_registers_with_it(images: Path, tmp_path: Pa
     described = json.loads((model / "registration.json").read_text())
     assert described["training"]["options"]["steps"] == 4
     assert len(described["training"]["validation_subjects"]) == 1
+    assert re.search(r"step 4 of 4: .*, \S+ steps/s, 0:00:00 left", done.stderr)
+    assert (model / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert (model / "curve.csv").read_text().startswith("stage,step,loss,validation_loss")
     words = ["register", str(images / "s0-0.png"), str(images / "s0-1.png")]
     words += ["--out", str(tmp_path / "out"), "--model", str(model), "--refine", "20"]

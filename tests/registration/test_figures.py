@@ -8,6 +8,7 @@ from PIL import Image
 from registration.figures import (
     averages_figure,
     checkerboard,
+    curve_figure,
     draw_deformed_grid,
     draw_jacobian,
     middle_plane,
@@ -69,3 +70,15 @@ def test_figures_are_readable_pictures():
 def test_refuses_no_column():
     with pytest.raises(ValueError, match="at least one column"):
         averages_figure({})
+
+
+def test_a_curve_is_drawn_of_any_stages_and_without_validation() -> None:
+    rows = [
+        {"stage": s, "step": k, "loss": -0.1 * k, "validation_loss": v, "validation_similarity": v}
+        for s, v in ((0.0, 0.5), (1.0, float("nan")))
+        for k in (2.0, 4.0)
+    ]
+    drawn = curve_figure(rows)
+    assert drawn.startswith(b"\x89PNG")
+    assert drawn != curve_figure(rows[:2])
+    assert curve_figure([]).startswith(b"\x89PNG")
