@@ -93,6 +93,17 @@ _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
     help="Distance between the control points of --method elastix, mm.",
 )
 @click.option(
+    "--iterations",
+    type=click.IntRange(min=1),
+    help="Iterations of --method elastix, for each of two resolutions of either stage.  "
+    "[default: 100]",
+)
+@click.option(
+    "--bending",
+    type=click.FloatRange(min=0),
+    help="Weight of the bending energy of --method elastix, mm².  [default: 0]",
+)
+@click.option(
     "--dense",
     type=_NEW_FILE,
     help="Also write the displacement at every voxel of FIXED, LPS mm: an ITK transform (.h5, "
@@ -130,6 +141,8 @@ def command(
     refine_finer: int,
     ignore_margins: bool,
     control_points: float,
+    iterations: int | None,
+    bending: float | None,
     dense: Path | None,
     learn2reg: Path | None,
     inverse: Path | None,
@@ -157,11 +170,13 @@ def command(
             "--model, --passes, --affine-steps, --deformable-steps, --refine and --refine-finer "
             "belong to --method network."
         )
+    if method == "network" and (iterations is not None or bending is not None):
+        raise click.UsageError("--iterations and --bending belong to --method elastix.")
     if ignore_margins and not (refine or refine_finer):
         raise click.UsageError("--ignore-margins needs --refine or --refine-finer: it is of those.")
     try:
         if model is None:
-            registrar = _elastix(control_points, threads)
+            registrar = _elastix(control_points, iterations, bending, threads)
         else:
             steps = {
                 "steps": refine,
@@ -238,8 +253,14 @@ def _networks(
         raise click.BadParameter(str(error), param_hint="--model") from error
 
 
-def _elastix(control_point_spacing_mm: float, threads: int) -> Registrar:
+def _elastix(
+    control_point_spacing_mm: float, iterations: int | None, bending: float | None, threads: int
+) -> Registrar:
     from registration.baselines import ElastixRegistrar, ElastixStage
 
     stages = [ElastixStage("affine"), ElastixStage("bspline", control_point_spacing_mm)]
+    if iterations is not None:
+        stages = [replace(stage, iterations=iterations) for stage in stages]
+    if bending is not None:
+        stages[1] = replace(stages[1], bending_weight=bending)
     return ElastixRegistrar(stages, threads=threads)

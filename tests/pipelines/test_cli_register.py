@@ -19,9 +19,11 @@ from scipy.ndimage import gaussian_filter
 
 from pipelines import pair_registration
 from pipelines.cli import main
+from pipelines.cli_register import _elastix
 from pipelines.pair_files import UnusableFile
 from pipelines.pair_metrics import PairMetrics
 from pipelines.pair_registration import register_files
+from registration.baselines import ElastixStage
 from registration.geometry import ImageGrid
 from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig, build_registration
@@ -294,6 +296,22 @@ def test_register_says_what_a_method_needs(pair: tuple[Path, Path], tmp_path: Pa
     )
     assert done.exit_code == 2
     assert "--ignore-margins needs --refine or --refine-finer" in done.output
+
+
+def test_iterations_and_bending_are_those_of_elastix(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    done = invoke(
+        "register", *pair, "--out", tmp_path / "out", "--model", tmp_path, "--iterations", 5
+    )
+    assert done.exit_code == 2
+    assert "--iterations and --bending belong to --method elastix" in done.output
+    registrar = _elastix(15.0, 5, 2.0, 1)
+    assert registrar.stages == (
+        ElastixStage("affine", iterations=5),
+        ElastixStage("bspline", 15.0, iterations=5, bending_weight=2.0),
+    )
+    assert _elastix(15.0, None, None, 1).stages[1] == ElastixStage("bspline", 15.0)
 
 
 def test_steps_on_a_finer_grid_and_without_margins_are_what_is_asked_for(

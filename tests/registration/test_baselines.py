@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,33 @@ def test_the_transform_is_the_one_elastix_itself_applies(tmp_path, monkeypatch):
     ours = displacements(found.transform, points.reshape(-1, 2)).reshape(points.shape)
     # both stages in one call of elastix; its field is float32
     np.testing.assert_allclose(ours, field, atol=1e-3)
+
+
+def bending_energy(transform, grid):
+    """Mean squared second differences of the displacement along the axes of the grid, 1/mm²."""
+    points = grid.voxel_points()
+    field = displacements(transform, points.reshape(-1, 2)).reshape(points.shape)
+    step_mm = np.array(grid.spacing[::-1])
+    slopes = [np.gradient(field, step, axis=axis) for axis, step in enumerate(step_mm)]
+    seconds = [
+        np.gradient(slope, step, axis=axis) for slope in slopes for axis, step in enumerate(step_mm)
+    ]
+    return sum(float((second**2).sum(axis=-1).mean()) for second in seconds)
+
+
+@pytest.mark.slow  # ITK loads its libraries at first use
+@needs_elastix
+def test_a_weight_of_the_bending_energy_makes_a_smoother_transform():
+    fixed, moving = blobs(OBLIQUE, (0.0, 0.0)), blobs(OBLIQUE, (3.0, -2.0))
+    free, stiff = (
+        ElastixRegistrar((replace(BSPLINE, bending_weight=weight),)).register(fixed, moving)
+        for weight in (0.0, 300.0)
+    )
+    energies = [bending_energy(found.transform, OBLIQUE) for found in (free, stiff)]
+    assert energies[1] < 0.5 * energies[0]
+    inner = OBLIQUE.center + np.random.default_rng(0).uniform(-10, 10, (40, 2))
+    errors = np.linalg.norm(displacements(stiff.transform, inner) - (3.0, -2.0), axis=-1)
+    assert errors.mean() < 1.0  # a shift does not bend, so that it is found all the same
 
 
 @pytest.mark.slow  # ITK loads its libraries at first use
