@@ -28,7 +28,7 @@ def command(source: Path, transform: Path, reference: Path, out: Path, labels: b
     """Bring INPUT, which belongs to the moving image, to the fixed one.
 
     INPUT is an image, labels (with --labels), DICOM as `register` takes it, or a table
-    of landmarks: CSV with columns x, y, z in LPS mm, or Slicer's FCSV.
+    of landmarks: CSV with columns x, y, z in LPS mm, or a file of 3D Slicer (.fcsv, .mrk.json).
 
     Images and landmarks both end up in the space of the fixed image. Images get there through
     the transform as it is: every fixed voxel asks it where to look. Landmarks travel in the

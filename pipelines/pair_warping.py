@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
+from pipelines.markup_files import (
+    MARKUP_SUFFIX,
+    is_markup_file,
+    read_markups,
+    write_markups,
+)
 from pipelines.pair_files import (
     LANDMARK_SUFFIXES,
     PLANE_SUFFIXES,
@@ -62,7 +69,8 @@ def warp_file(
     inverse, so that they end up on what they marked.
 
     Args:
-        source: Image file, or landmarks (`.csv`, `.fcsv`), in the space of the moving image.
+        source: Image file, or landmarks (`.csv`, `.fcsv`, `.mrk.json`), in the space of the moving
+            image.
         transform: ITK transform, fixed points to moving points.
         reference: Image whose grid the result takes; for landmarks, in which they are looked for.
         out: File to write.
@@ -82,26 +90,44 @@ def warp_file(
     fixed = as_picture(place) if is_flat else place
     grid = ImageGrid.from_image(fixed)
     _check_dimension(pull_back, grid.dimension, "the reference")
-    is_table = source.suffix.lower() in LANDMARK_SUFFIXES
-    if is_table != (out.suffix.lower() in LANDMARK_SUFFIXES) or (
-        is_table and out.suffix.lower() != source.suffix.lower()
-    ):
+    kind = _landmark_kind(source)
+    if kind != _landmark_kind(out):
         raise UnusableFile(f"{out.name} must be of the kind of {source.name}")
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-    if not is_table:
+    if kind is None:
         image = as_picture(read_pair_image(source)) if is_flat else read_pair_image(source)
         _check_dimension(pull_back, image.GetDimension(), source.name)
         moved = warp_image(image, pull_back, grid, labels=labels)
         write_pair_image(in_place_of(moved, place, out), out)
         return _image_doubts(image, pull_back, grid, labels=labels)
+    found = _warp_landmarks(source, pull_back, out)
+    lost = int(np.count_nonzero(~grid.contains(found)))
+    return (f"{lost} landmarks lie outside the reference, or nowhere.",) if lost else ()
+
+
+def _landmark_kind(path: Path) -> str | None:
+    """Ending of a file of landmarks, `None` for any other file."""
+    name = path.name.lower()
+    endings = (*LANDMARK_SUFFIXES, MARKUP_SUFFIX)
+    return next((ending for ending in endings if name.endswith(ending)), None)
+
+
+def _warp_landmarks(source: Path, pull_back: sitk.Transform, out: Path) -> NDArray[np.float64]:
+    """Write the landmarks where they lie in the fixed image, and give these points, LPS mm."""
+    if is_markup_file(source):
+        markups = read_markups(source)
+        _check_dimension(pull_back, 3, source.name)
+        found = fixed_points(pull_back, markups.points)
+        with writing(out):
+            write_markups(markups, found, out)
+        return found
     landmarks = read_landmarks(source)
     _check_dimension(pull_back, landmarks.points.shape[1], source.name)
     found = fixed_points(pull_back, landmarks.points)
     with writing(out):
         write_landmarks(landmarks, found, out)
-    lost = int(np.count_nonzero(~grid.contains(found)))
-    return (f"{lost} landmarks lie outside the reference, or nowhere.",) if lost else ()
+    return found
 
 
 def grid_of(image: sitk.Image, path: Path) -> ImageGrid:
