@@ -166,7 +166,8 @@ class PairSampler:
         """
         wrong = []
         fixed = {first for first, _ in self.cohort.pairs}
-        for number, image in enumerate(self.cohort.images):
+        for number in sorted({index for pair in self.cohort.pairs for index in pair}):
+            image = self.cohort.images[number]
             try:
                 grid = self.cache.grid(image)
                 if number in fixed:
