@@ -29,6 +29,7 @@ from registration.similarity import (
     normalized_mutual_information,
 )
 from registration.warping import jacobian_determinant
+from tests.registration.gradients import gradient
 
 TOLERANCE = 0.02
 """Of the gradient's length: what float32 and the curvature leave of a difference over a step."""
@@ -201,27 +202,6 @@ CASES = {
 }
 
 
-def gradient_of(function, x, weights):
-    """Gradient of the weighted sum of a function's values, by the backend."""
-
-    def total(tensor):
-        return ops.sum(weights * function(tensor))
-
-    tensor = ops.convert_to_tensor(x)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(tensor)
-            value = total(tensor)
-        return tape.gradient(value, tensor).numpy()
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return np.asarray(jax.jit(jax.grad(total))(tensor))
-    pytest.skip("no gradient outside of TensorFlow and jax here")
-
-
 def compiled(function):
     """The function, as one graph on jax, which would compile all of its steps for themselves."""
     if keras.backend.backend() == "jax":
@@ -240,9 +220,9 @@ def test_gradient_is_that_of_finite_differences(case, dimension):
     rng = np.random.default_rng(5)
     values = ops.convert_to_numpy(function(x))
     weights = rng.uniform(0.5, 1.5, values.shape).astype(np.float32)
-    gradient = gradient_of(function, x, weights)
-    assert np.isfinite(gradient).all()
-    length = float(np.linalg.norm(gradient))
+    found = gradient(lambda tensor: ops.sum(weights * function(tensor)), x)
+    assert np.isfinite(found).all()
+    length = float(np.linalg.norm(found))
     assert length > 0.0
     for _ in range(3):
         direction = rng.normal(size=x.shape).astype(np.float32)
@@ -251,6 +231,4 @@ def test_gradient_is_that_of_finite_differences(case, dimension):
             for change in (step, -step)
         )
         difference = (after - before) / (2.0 * step)
-        assert difference == pytest.approx(
-            float(np.sum(gradient * direction)), abs=TOLERANCE * length
-        )
+        assert difference == pytest.approx(float(np.sum(found * direction)), abs=TOLERANCE * length)
