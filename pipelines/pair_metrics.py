@@ -10,7 +10,6 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from registration.geometry import ImageGrid
-from registration.metrics import jacobian_determinant
 from registration.transforms_dense import displacement_field_vox
 
 TRANSFORM_NAME = "transform.tfm"
@@ -39,6 +38,7 @@ class PairMetrics:
         ncc_after: Correlation of fixed and moved image, where both are.
         folding_percent: Share of voxels with a Jacobian determinant of zero or less, %.
         sd_jacobian: Standard deviation of the Jacobian determinant.
+        bending_energy_per_mm2: Bending energy of the displacement, 1/mm², summed over components.
         seconds: Wall time of the registration itself.
         moved: Name of the moved image.
         transform: Name of the transform file.
@@ -54,6 +54,7 @@ class PairMetrics:
     ncc_after: float | None
     folding_percent: float
     sd_jacobian: float
+    bending_energy_per_mm2: float
     seconds: float
     moved: str
     transform: str = TRANSFORM_NAME
@@ -113,8 +114,14 @@ def image_correlation(
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def measured_jacobian(transform: sitk.Transform, grid: ImageGrid) -> NDArray[np.float64]:
-    """Jacobian determinants on the grid, or on every n-th voxel of a large one."""
+def measured_field(
+    transform: sitk.Transform, grid: ImageGrid
+) -> tuple[NDArray[np.float64], tuple[float, ...]]:
+    """Displacement along the axes, mm, on the grid or every n-th voxel of a large one.
+
+    Returns:
+        Field of shape `(*shape, d)` and spacing, mm, both in array axis order.
+    """
     step = _measured_step(grid)
     coarse = ImageGrid(
         tuple(max(2, n // step) for n in grid.size),
@@ -122,8 +129,8 @@ def measured_jacobian(transform: sitk.Transform, grid: ImageGrid) -> NDArray[np.
         grid.origin,
         grid.direction,
     )
-    field = displacement_field_vox(transform, coarse)
-    return jacobian_determinant(field, spacing=(1.0,) * grid.dimension)
+    spacing = coarse.spacing[::-1]
+    return displacement_field_vox(transform, coarse) * np.array(spacing), spacing
 
 
 def _measured_step(grid: ImageGrid) -> int:

@@ -23,13 +23,18 @@ from pipelines.pair_metrics import (
     TRANSFORM_NAME,
     PairMetrics,
     image_correlation,
-    measured_jacobian,
+    measured_field,
 )
 from pipelines.pair_outputs import PairOutputs, write_outputs
 from pipelines.pair_warping import grid_of, in_place_of, warp_image
 from registration.atomic_files import write_atomically
 from registration.geometry import ImageGrid
-from registration.metrics import folding_fraction
+from registration.metrics import (
+    bending_energy,
+    folding_fraction,
+    jacobian_determinant,
+    jacobian_standard_deviation,
+)
 from registration.registrar import Registrar
 from registration.single_slices import as_picture, is_single_slice
 from registration.transforms import is_read_by_slicer, write_transform
@@ -75,18 +80,20 @@ def register_files(
         write_pair_image(in_place_of(moved, given[0], out / name), out / name)
         write_transform(transform, out / TRANSFORM_NAME)
         inverse = write_outputs(outputs, images, moved, transform)
-    jacobian = measured_jacobian(transform, grid)
+    field, spacing = measured_field(transform, grid)
+    jacobian = jacobian_determinant(field, spacing=spacing)
     metrics = PairMetrics(
         method=registrar.name,
         ncc_before=image_correlation(images[0], images[1], sitk.Transform()),
         ncc_after=image_correlation(images[0], images[1], transform),
         folding_percent=100.0 * folding_fraction(jacobian),
-        sd_jacobian=float(jacobian.std()),
+        sd_jacobian=jacobian_standard_deviation(jacobian),
+        bending_energy_per_mm2=bending_energy(field, spacing=spacing),
         seconds=round(seconds, 4),
         moved=name,
         slicer_reads=is_read_by_slicer(transform),
-        inverse_mean_error_mm=inverse and inverse.mean_error_mm,
-        inverse_max_error_mm=inverse and inverse.max_error_mm,
+        inverse_mean_error_mm=inverse.mean_error_mm if inverse else None,
+        inverse_max_error_mm=inverse.max_error_mm if inverse else None,
     )
     _write_metrics(metrics, out / METRICS_NAME)
     return metrics

@@ -146,7 +146,7 @@ def jacobian_determinant(
     """
     field, dimension = _field(displacement_field_mm, spacing)
     gradients = np.gradient(field, *spacing, axis=tuple(range(dimension)))
-    jacobian = np.stack(gradients, axis=-1)  # component, then derivative
+    jacobian = np.stack(list(gradients), axis=-1)  # component, then derivative
     return np.asarray(np.linalg.det(jacobian + np.eye(dimension)))
 
 

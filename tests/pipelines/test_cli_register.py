@@ -29,8 +29,8 @@ from registration.networks.deformable_network import DeformableConfig
 from registration.networks.registration_network import RegistrationConfig, build_registration
 from registration.registrar import Registration
 from registration.registration_folder import save_registration
-from registration.transforms_dense import displacement_field_transform
 from registration.transforms import write_transform
+from registration.transforms_dense import displacement_field_transform
 from tests.pipelines.dicom_factory import ORIGIN, make_slices, write_files
 
 TURNED = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.3).GetMatrix()
