@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 from scipy.ndimage import gaussian_filter
 
-from pipelines import pair_registration
+from pipelines import pair_metrics
 from pipelines.cli import main
 from pipelines.cli_register import _elastix
 from pipelines.pair_files import UnusableFile
@@ -101,7 +101,7 @@ class RampRegistrar:
 def test_bending_energy_is_in_millimeters_on_large_grids_as_well(
     pair: tuple[Path, Path], tmp_path: Path, measured_voxels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_registration, "MEASURED_VOXELS", measured_voxels)
+    monkeypatch.setattr(pair_metrics, "MEASURED_VOXELS", measured_voxels)
     metrics = register_files(*pair, tmp_path / "out", RampRegistrar())
     assert metrics.bending_energy_per_mm2 == pytest.approx((2 * 0.01) ** 2, rel=1e-5)
     text = (tmp_path / "out" / "metrics.json").read_text()
@@ -378,7 +378,7 @@ def test_an_image_that_stays_as_alike_is_not_doubted(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Half a voxel off, interpolation of a smooth image costs less than is worth a word."""
-    metrics = PairMetrics("m", 1.0, 0.9995, 0.0, 0.0, 0.1, "moved.nrrd")
+    metrics = PairMetrics("m", 1.0, 0.9995, 0.0, 0.0, 0.0, 0.1, "moved.nrrd")
     assert metrics.doubts == ()
     assert len(replace(metrics, ncc_after=0.9985).doubts) == 1
 
