@@ -12,6 +12,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from registration.layers.geometric_layer import GeometricLayer
+from registration.warping import voxel_indices
 
 
 @keras.saving.register_keras_serializable(package="registration")
@@ -20,7 +21,8 @@ class ThinPlateSplineField(GeometricLayer):
 
     Unlike a B-spline it interpolates the control points and has global support: the field
     is one matrix product with a `(voxels, control points)` matrix, which is made once per
-    image size. That suits 2-D; in 3-D the matrix soon exceeds memory.
+    known image size, and at every call in a graph that serves images of every size. That suits
+    2-D; in 3-D the matrix soon exceeds memory.
 
     Args:
         spacing: Control point spacing per array axis, voxels; the first point lies in the
@@ -28,17 +30,18 @@ class ThinPlateSplineField(GeometricLayer):
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        control_points: Displacements of the control points, voxels.
-        fixed: Image whose spatial shape the field takes; its size must be known.
+        control_points: Displacements of the control points, voxels; at least two per axis.
+        fixed: Image whose spatial shape the field takes.
 
     Input shape:
-        `(batch, *lattice, d)` and `(batch, *shape, channels)`, all but the batch known.
+        `(batch, *lattice, d)` and `(batch, *shape, channels)`.
 
     Output shape:
         `(batch, *shape, d)`, voxels.
 
     Raises:
-        ValueError: On a call with an unknown image size.
+        ValueError: On a call with fewer than two control points along an axis, which leave
+            open how the field goes on.
 
     Source:
         Bookstein, IEEE Trans Pattern Anal Mach Intell 1989;11(6):567-585.
@@ -49,16 +52,46 @@ class ThinPlateSplineField(GeometricLayer):
         self.spacing = tuple(float(s) for s in spacing)
 
     def call(self, control_points: Any, fixed: Any) -> Any:
-        shape = _known_shape(fixed.shape)
-        lattice = _known_shape(control_points.shape)
-        matrix = thin_plate_matrix(shape, lattice, self.spacing)
+        shape, lattice = ops.shape(fixed)[1:-1], ops.shape(control_points)[1:-1]
         d = control_points.shape[-1]
-        flat = ops.reshape(control_points, (-1, int(np.prod(lattice)), d))
-        field = ops.einsum("nk,bkd->bnd", ops.convert_to_tensor(matrix), flat)
+        if all(isinstance(n, int) for n in (*shape, *lattice)):
+            _check_lattice(lattice)
+            matrix = ops.convert_to_tensor(thin_plate_matrix(shape, lattice, self.spacing))
+            flat = ops.reshape(control_points, (-1, int(np.prod(lattice)), d))
+            field = ops.einsum("nk,bkd->bnd", matrix, flat)
+        else:
+            field = self._of_any_size(control_points, shape, lattice)
         return ops.reshape(field, (-1, *shape, d))
 
+    def _of_any_size(self, control_points: Any, shape: Any, lattice: Any) -> Any:
+        """Field `(batch, voxels, d)` of sizes that only the run tells, in double precision.
+
+        Only TensorFlow has graphs of that kind: coefficients are solved for in the graph.
+        """
+        d = control_points.shape[-1]
+        spacing = np.array(self.spacing)
+        voxels = ops.reshape(ops.cast(voxel_indices(shape), "float64"), (-1, d))
+        knots = ops.reshape(ops.cast(voxel_indices(lattice), "float64"), (-1, d))
+        knots = knots * spacing + (spacing - 1.0) / 2.0
+        values = ops.cast(ops.reshape(control_points, (-1, ops.shape(knots)[0], d)), "float64")
+        polynomial = ops.concatenate([ops.ones_like(knots[:, :1]), knots], axis=1)
+        corner = ops.zeros((d + 1, d + 1), dtype="float64")
+        system = ops.concatenate(
+            [
+                ops.concatenate([_kernel_of_tensors(knots, knots), polynomial], axis=1),
+                ops.concatenate([ops.transpose(polynomial), corner], axis=1),
+            ],
+            axis=0,
+        )
+        inverse = ops.inv(system)[:, : ops.shape(knots)[0]]
+        coefficients = ops.einsum("mk,bkd->bmd", inverse, values)
+        basis = ops.concatenate(
+            [_kernel_of_tensors(voxels, knots), ops.ones_like(voxels[:, :1]), voxels], axis=1
+        )
+        return ops.cast(ops.einsum("nm,bmd->bnd", basis, coefficients), "float32")
+
     def compute_output_shape(self, control_points_shape: Any, fixed_shape: Any) -> Any:
-        return (fixed_shape[0], *_known_shape(fixed_shape), control_points_shape[-1])
+        return (*fixed_shape[:-1], control_points_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spacing": self.spacing}
@@ -92,14 +125,12 @@ def thin_plate_matrix(
     return (basis @ np.linalg.solve(system, values_at_knots)).astype(np.float32)
 
 
-def _known_shape(shape: Sequence[int | None]) -> tuple[int, ...]:
-    known = tuple(n for n in shape[1:-1] if n is not None)
-    if len(known) != len(shape) - 2:
+def _check_lattice(lattice: Sequence[int]) -> None:
+    if min(lattice) < 2:
         raise ValueError(
-            "A thin plate spline needs a known image size; build the network with one. "
-            f"Received: shape {tuple(shape)}"
+            "a thin plate spline needs two control points along every axis. "
+            f"Received: {tuple(lattice)}"
         )
-    return known
 
 
 def _points(axes: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
@@ -113,3 +144,12 @@ def _kernel(points: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[
     if points.shape[1] == 3:
         return np.asarray(np.sqrt(squared))
     return 0.5 * squared * np.log(np.where(squared > 0.0, squared, 1.0))
+
+
+def _kernel_of_tensors(points: Any, knots: Any) -> Any:
+    """As `_kernel`, of tensors."""
+    squared = ops.sum(points**2, axis=1)[:, None] + ops.sum(knots**2, axis=1)[None]
+    squared = ops.maximum(squared - 2.0 * ops.matmul(points, ops.transpose(knots)), 0.0)
+    if points.shape[1] == 3:
+        return ops.sqrt(squared)
+    return 0.5 * squared * ops.log(ops.where(squared > 0.0, squared, 1.0))

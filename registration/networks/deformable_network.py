@@ -188,7 +188,7 @@ def deformable_network(
     Args:
         config: Layout of the network.
         image_shape: Spatial shape, array order; unknown sizes by default, so that a network
-            trained on patches runs on whole images. A thin plate spline needs it.
+            trained on patches runs on whole images. A thin plate spline is faster with it.
 
     Returns:
         Model from `(fixed, moving)`, each `(batch, *shape, 1)` scaled to about [0, 1], to a

@@ -37,8 +37,8 @@ class RegistrationConfig:
         initialization: `"identity"` takes images as they lie in physical space, `"centers"`
             puts middle on middle first.
         scaling: How intensities become numbers from 0 to 1.
-        image_shape: Spatial shape of all images, array order; needed by a thin plate spline
-            only.
+        image_shape: Spatial shape of all images, array order, if they have but one. Worth it
+            with a thin plate spline, which is then solved once and not for every image.
     """
 
     stages: tuple[StageConfig, ...]
@@ -86,12 +86,21 @@ class RegistrationConfig:
 
     @property
     def least_size(self) -> int:
-        """Voxels that an image needs along every axis: fewer are pooled to nothing."""
-        affine = [stage for stage in self.stages if isinstance(stage, AffineConfig)]
-        return max((stage.cell_vox for stage in affine), default=1)
+        """Voxels that an image needs along every axis.
+
+        Of fewer, the poolings of an affine stage leave nothing, and the control points of a thin
+        plate spline are a single row.
+        """
+        needed = [1]
+        for stage in self.stages:
+            if isinstance(stage, AffineConfig):
+                needed.append(stage.cell_vox)
+            elif stage.transformer == "thin_plate_spline":
+                needed.append(max(stage.control_point_spacing) + 1)
+        return max(needed)
 
     def check_shape(self, shape: Sequence[int], name: str) -> None:
-        """Refuse an image of which the poolings of an affine stage would leave nothing.
+        """Refuse an image that is smaller than `least_size`.
 
         Args:
             shape: Spatial shape on the working grid, array order.

@@ -78,6 +78,43 @@ def test_one_trace_serves_every_image_size():
 
 
 @pytest.mark.parametrize(
+    ("spacing", "shapes"),
+    [((8.0, 6.0), [(16, 33), (256, 240)]), ((5.0, 4.0, 6.0), [(11, 12, 14), (15, 8, 19)])],
+)
+def test_one_trace_of_a_thin_plate_spline_gives_the_field_of_every_size(spacing, shapes):
+    d = len(spacing)
+    control = keras.Input((*(None,) * d, d))
+    fixed = keras.Input((*(None,) * d, 1))
+    model = keras.Model([control, fixed], ThinPlateSplineField(spacing)(control, fixed))
+    assert model.output_shape == (None, *(None,) * d, d)
+    traces = []
+
+    def run(points, image):
+        traces.append(1)
+        return model([points, image])
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        sizes = (None,) * (d + 1)
+        signature = [tf.TensorSpec((*sizes, d)), tf.TensorSpec((*sizes, 1))]
+        run = tf.function(run, autograph=False, input_signature=signature)
+    for shape in shapes:
+        lattice = tuple(-int(-n // s) for n, s in zip(shape, spacing, strict=True))
+        points = np.random.default_rng(0).normal(0, 3, (2, *lattice, d)).astype(np.float32)
+        found = ops.convert_to_numpy(run(points, np.zeros((2, *shape, 1), np.float32)))
+        matrix = thin_plate_matrix(shape, lattice, spacing)
+        expected = (matrix @ points.reshape(2, -1, d)).reshape(2, *shape, d)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert len(traces) == (1 if keras.backend.backend() == "tensorflow" else len(shapes))
+
+
+def test_a_thin_plate_spline_through_one_row_of_points_is_refused():
+    with pytest.raises(ValueError, match=r"two control points along every axis.*\(1, 4\)"):
+        ThinPlateSplineField((8, 8))(np.zeros((1, 1, 4, 2)), np.zeros((1, 8, 32, 1)))
+
+
+@pytest.mark.parametrize(
     ("lattice", "spacing", "kernel"),
     [((4, 5), (6.0, 8.0), "thin_plate_spline"), ((3, 3, 4), (5.0, 4.0, 6.0), "linear")],
 )
@@ -103,5 +140,3 @@ def test_wrong_arguments_are_named():
         BSplineField((8, 8), order=5)
     with pytest.raises(ValueError, match="must not be negative"):
         VelocityIntegration(-1)
-    with pytest.raises(ValueError, match="needs a known image size"):
-        ThinPlateSplineField((8, 8))(keras.Input((None, None, 2)), keras.Input((None, None, 1)))

@@ -261,6 +261,27 @@ def test_images_too_small_for_the_poolings_are_refused():
     assert np.isfinite(found.TransformPoint((3.0, 9.0, 8.0))).all()
 
 
+def test_a_thin_plate_spline_registers_images_of_every_size_that_has_two_rows_of_points():
+    stage = DeformableConfig((3, 3), kernels=3, transformer="thin_plate_spline")
+    known, unknown = (RegistrationConfig((stage,), image_shape=n) for n in ((30, 40), None))
+    networks = [build_registration(config) for config in (known, unknown)]
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0.0, 0.2, w.shape) ** 2 for w in networks[0].get_weights()]
+    for network in networks:
+        network.set_weights(weights)
+    registrar = NetworkRegistrar(networks[1], unknown)
+    pair = [textured(GRIDS[2], seed) for seed in (0, 1)]
+    fields = [
+        displacement_field_vox(each.register(*pair).transform, GRIDS[2])
+        for each in (NetworkRegistrar(networks[0], known), registrar)
+    ]
+    assert np.abs(fields[0]).max() > 0.1
+    np.testing.assert_allclose(*fields, atol=1e-4)
+    registrar.register(*(image[:20, :] for image in pair))
+    with pytest.raises(ValueError, match=r"at least 9 voxels.*; the fixed image has 8 along x"):
+        registrar.register(*(image[:8, :] for image in pair))
+
+
 def test_refinement_goes_on_with_the_similarity_of_the_training(tmp_path):
     """Of an inverted image, correlation leads away from where mutual information leads."""
     config = RegistrationConfig((DeformableConfig((3, 3), kernels=2),))
