@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from keras import ops
 
@@ -21,7 +21,8 @@ from registration.similarity import (
 )
 from registration.warping import jacobian_determinant
 
-Similarity = Literal["ncc", "lncc", "nmi"]
+Similarity = Literal["ncc", "ncc_batch", "lncc", "nmi"]
+SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Objective:
     """Weights of a registration's objective.
 
     Args:
-        similarity: `"ncc"` over the whole image, `"lncc"` in a moving window, or `"nmi"`.
+        similarity: `"ncc"` over the whole image, `"ncc_batch"` over all images of a batch at once,
+            as some published code has it, `"lncc"` in a moving window, or `"nmi"`.
         window: Edge of the window of `"lncc"`, voxels, odd.
         bending_weight: Weight of the bending energy. The energy is in 1/mm² (1/voxel² where
             the networks work in voxels), so the weight is in mm².
@@ -42,9 +44,9 @@ class Objective:
     folding_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.similarity not in ("ncc", "lncc", "nmi"):
+        if self.similarity not in SIMILARITIES:
             raise ValueError(
-                f"similarity must be 'ncc', 'lncc' or 'nmi'. Received: {self.similarity!r}"
+                f"similarity must be one of {SIMILARITIES}. Received: {self.similarity!r}"
             )
         if self.window < 1 or self.window % 2 == 0:
             raise ValueError(f"window must be a positive odd number. Received: {self.window}")
@@ -55,7 +57,7 @@ class Objective:
             )
 
     def dissimilarity(self, fixed: Any, moved: Any, mask: Any = None) -> Any:
-        """Negative similarity, shape `(batch,)`.
+        """Negative similarity, shape `(batch,)`; of a whole batch, its value for every item.
 
         Args:
             fixed: Shape `(batch, *shape, 1)`.
@@ -64,6 +66,9 @@ class Objective:
         """
         if self.similarity == "ncc":
             return -normalized_cross_correlation(fixed, moved, mask)
+        if self.similarity == "ncc_batch":
+            pooled = normalized_cross_correlation(fixed, moved, mask, per_batch=True)
+            return -ops.repeat(pooled, ops.shape(fixed)[0])
         if self.similarity == "nmi":
             return -normalized_mutual_information(fixed, moved, mask)
         return -local_normalized_cross_correlation(fixed, moved, mask, window=self.window)
