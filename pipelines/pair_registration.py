@@ -92,8 +92,8 @@ def register_files(
         seconds=round(seconds, 4),
         moved=name,
         slicer_reads=is_read_by_slicer(transform),
-        inverse_mean_error_mm=inverse.mean_error_mm if inverse else None,
-        inverse_max_error_mm=inverse.max_error_mm if inverse else None,
+        inverse_mean_error_mm=None if inverse is None else inverse.mean_error_mm,
+        inverse_max_error_mm=None if inverse is None else inverse.max_error_mm,
     )
     _write_metrics(metrics, out / METRICS_NAME)
     return metrics

@@ -173,7 +173,8 @@ class PairSampler:
                 if number in fixed:
                     self._check_shape(grid, image.path.name)
             except ValueError as error:
-                wrong.append(str(error))
+                if str(error) not in wrong:  # an image may stand in many pairs
+                    wrong.append(str(error))
         if wrong:
             more = len(wrong) - MOST_NAMED
             told = "; ".join(wrong[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
