@@ -50,7 +50,7 @@ CONFIG = RegistrationConfig(
 each see one, and votes of its cells nearer than one answer for all of them."""
 
 TRAINING = TrainingOptions(
-    steps=(2000, 1200, 800, 500),
+    steps=(4000, 2400, 1500, 600),
     batch_size=4,
     learning_rate=2e-3,
     objective=OBJECTIVE,
