@@ -89,6 +89,24 @@ def test_energy_of_control_points_is_that_of_the_field_derivatives(
     np.testing.assert_allclose(ops.convert_to_numpy(energy), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_control_points_on_a_parabola_have_its_energy(axis, order):
+    # splines of either degree with coefficients q k² are parabolas, where no end is repeated:
+    # u = q (x/s)² and a constant
+    q, spacing, spacing_mm, border = 0.5, (6, 4), (1.5, 0.5), 2
+    lattice = (9, 8)
+    shape = tuple((k - 2 * border) * s for k, s in zip(lattice, spacing, strict=True))
+    points = np.zeros((1, *lattice, 2), np.float32)
+    points[0, ..., 1] = q * (grid_points(lattice)[..., axis] - 4.0) ** 2
+    # in mm: u is 0.5 mm per voxel of component 1, and x the voxels of the axis times theirs
+    second = 2 * q * spacing_mm[1] / (spacing[axis] * spacing_mm[axis]) ** 2
+    energy = control_point_bending_energy(
+        points, shape, spacing=spacing, spacing_mm=spacing_mm, border=border, order=order
+    )
+    np.testing.assert_allclose(ops.convert_to_numpy(energy), [second**2], rtol=5e-3)
+
+
 def test_dense_and_control_point_energies_agree_for_a_smooth_field():
     lattice, spacing, shape = (5, 6), (24, 24), (120, 144)
     control_points = np.random.default_rng(4).normal(0, 3, (1, *lattice, 2)).astype(np.float32)

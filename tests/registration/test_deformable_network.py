@@ -10,6 +10,7 @@ import pytest
 from keras import ops
 
 from registration.networks.deformable_network import DeformableConfig, deformable_network
+from registration.warping import jacobian_determinant
 from tests.registration.gradients import weight_gradients
 
 VARIANTS = {
@@ -160,6 +161,27 @@ def test_control_points_stay_within_their_limit():
     control_points = ops.convert_to_numpy(network(pair((32, 48)))["control_points"])
     assert np.all(np.abs(control_points).max(axis=(0, 1, 2)) <= np.float32([0.4 * 8, 0.4 * 16]))
     assert np.abs(control_points[..., 1]).max() > 0.3 * 16
+
+
+@pytest.mark.parametrize(("steps", "shape"), [((3, 3), (48, 64)), ((2, 2, 2), (16, 20, 24))])
+def test_velocities_fold_nothing_where_displacements_of_the_same_points_do(steps, shape):
+    outputs = []
+    for diffeomorphic in (False, True):
+        network = deformable_network(DeformableConfig(steps, 4, diffeomorphic=diffeomorphic))
+        randomize(network)
+        last, spacing = network.get_layer("control_points_free"), 2 ** steps[0]
+        points = ops.convert_to_numpy(network(pair(shape))["control_points"])
+        points = points.reshape(-1, len(shape)) / spacing
+        # control points around zero that differ by more than their distance
+        kernel, bias = last.get_weights()
+        ratio = 1.2 / points.std(axis=0)
+        last.set_weights([ratio * kernel, ratio * (bias - points.mean(axis=0))])
+        outputs.append(network(pair(shape)))
+    displacements, velocities = outputs
+    np.testing.assert_array_equal(displacements["control_points"], velocities["control_points"])
+    least = [float(ops.min(jacobian_determinant(o["displacement_field"]))) for o in outputs]
+    assert least[0] < -0.1
+    assert least[1] > 0.0
 
 
 def reach(receptive_field: str) -> int:
