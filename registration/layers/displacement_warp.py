@@ -28,7 +28,8 @@ class DisplacementWarp(GeometricLayer):
         `(batch, *moving_shape, channels)` and `(batch, *fixed_shape, d)`.
 
     Output shape:
-        `(batch, *fixed_shape, channels)`, float32.
+        `(batch, *fixed_shape, channels)`, float32; with `"nearest"` labels of whole numbers
+        stay what they are.
 
     Raises:
         ValueError: If the interpolation is not known.
@@ -52,6 +53,11 @@ class DisplacementWarp(GeometricLayer):
 
     def compute_output_shape(self, moving_shape: Any, displacement_field_shape: Any) -> Any:
         return (*displacement_field_shape[:-1], moving_shape[-1])
+
+    def compute_output_spec(self, moving: Any, displacement_field: Any) -> Any:
+        shape = self.compute_output_shape(tuple(moving.shape), tuple(displacement_field.shape))
+        dtype = moving.dtype if self.interpolation == "nearest" else self.compute_dtype
+        return keras.KerasTensor(shape, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

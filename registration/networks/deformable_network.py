@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from registration.layers.bspline_field import BSplineField
+from registration.layers.limited_displacement import LimitedDisplacement
 from registration.layers.pair_normalization import PairNormalization
 from registration.layers.pooled_convolution import PooledConvolution2D
 from registration.layers.repeated_border import RepeatedBorder
@@ -227,7 +228,7 @@ def deformable_network(
     control_points = layers.Rescaling(spacing, dtype="float32", name="spacing")(control_points)
     if config.displacement_limit is not None:
         scale = [config.displacement_limit * s for s in spacing]
-        control_points = _LimitedDisplacement(scale, name="limit")(control_points)
+        control_points = LimitedDisplacement(scale, name="limit")(control_points)
     if config.transformer == "thin_plate_spline":
         transformer: Any = ThinPlateSplineField(spacing, name="transformer")
     else:
@@ -239,25 +240,6 @@ def deformable_network(
         field = VelocityIntegration(name="integration")(field)
     outputs = {"control_points": control_points, "displacement_field": field}
     return keras.Model([fixed, moving], outputs, name="deformable_network")
-
-
-@keras.saving.register_keras_serializable(package="registration")
-class _LimitedDisplacement(layers.Layer):
-    """Displacements bounded smoothly per axis: `scale * tanh(x / scale)`."""
-
-    def __init__(self, scale: Sequence[float], **kwargs: Any) -> None:
-        kwargs["dtype"] = "float32"
-        super().__init__(**kwargs)
-        self.scale = tuple(float(s) for s in scale)
-
-    def call(self, displacements: Any) -> Any:
-        scale = ops.convert_to_tensor(self.scale, dtype="float32")
-        return scale * ops.tanh(displacements / scale)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        config.pop("dtype", None)
-        return {**config, "scale": self.scale}
 
 
 def _encode(features: Any, config: DeformableConfig) -> Any:

@@ -6,65 +6,125 @@ import pytest
 from keras import ops
 from scipy.interpolate import RBFInterpolator
 
+from registration.layers.affine_field import AffineField
+from registration.layers.affine_from_parameters import AffineFromParameters
+from registration.layers.affine_resampler import AffineResampler
 from registration.layers.bspline_field import BSplineField
 from registration.layers.displacement_composition import DisplacementComposition
 from registration.layers.displacement_warp import DisplacementWarp
 from registration.layers.jacobian_determinant import JacobianDeterminant
+from registration.layers.limited_displacement import LimitedDisplacement
+from registration.layers.pooled_convolution import PooledConvolution2D
 from registration.layers.repeated_border import RepeatedBorder
+from registration.layers.spatial_moments import SpatialMoments
 from registration.layers.thin_plate_spline_field import ThinPlateSplineField, thin_plate_matrix
 from registration.layers.velocity_integration import VelocityIntegration
 from tests.registration.check_layer import check_layer
 
 RNG = np.random.default_rng(0)
-CONTROL_2D = RNG.normal(0, 2, (2, 3, 5, 2))
-FIXED_2D = RNG.normal(0, 1, (2, 24, 40, 1))
-CONTROL_3D = RNG.normal(0, 2, (2, 3, 4, 2, 3))
-FIXED_3D = RNG.normal(0, 1, (2, 10, 15, 9, 1))
-FIELD_2D = RNG.normal(0, 0.3, (2, 9, 14, 2))
-FIELD_3D = RNG.normal(0, 0.3, (2, 10, 15, 9, 3))
+SHAPE = {2: (24, 40), 3: (10, 15, 9)}
+SPACING = {2: (8, 14), 3: (4, 4, 5)}
+CENTER = (3.0, -4.0, 5.0)
+SPACING_MM = (0.8, 1.1, 3.0)
 
 
-@pytest.mark.parametrize("order", [2, 3])
-def test_bspline_field_keeps_the_layer_contract(order, tmp_path):
-    check_layer(BSplineField((8, 8), order=order), [CONTROL_2D, FIXED_2D], tmp_path)
-    check_layer(BSplineField((4, 4, 5), order=order), [CONTROL_3D, FIXED_3D], tmp_path)
-    check_layer(BSplineField((8, 14), order=order, border=1), [CONTROL_2D, FIXED_2D], tmp_path)
+def images(d, channels=1):
+    return RNG.normal(0, 1, (2, *SHAPE[d], channels))
 
 
-def test_repeated_border_keeps_the_layer_contract(tmp_path):
-    check_layer(RepeatedBorder(2), [FIELD_2D], tmp_path)
-    check_layer(RepeatedBorder(1), [FIXED_3D], tmp_path)
+def field(d):
+    return RNG.normal(0, 0.3, (2, *SHAPE[d], d))
+
+
+def points(d, border=0):
+    lattice = [-(-n // s) + 2 * border for n, s in zip(SHAPE[d], SPACING[d], strict=True)]
+    return RNG.normal(0, 2, (2, *lattice, d))
+
+
+def matrices(d):
+    return np.eye(d + 1) + np.pad(RNG.normal(0, 0.1, (2, d, d + 1)), [(0, 0), (0, 1), (0, 0)])
+
+
+def labels(d):
+    return RNG.integers(0, 9, (2, *SHAPE[d], 1), dtype=np.int32)
+
+
+CONTRACTS = {
+    "affine field": lambda d: (AffineField(SPACING_MM[:d]), matrices(d), images(d)),
+    "affine from parameters": lambda d: (
+        AffineFromParameters(CENTER[:d]),
+        RNG.normal(0, 0.3, (2, {2: 6, 3: 12}[d])),
+    ),
+    "affine resampler": lambda d: (
+        AffineResampler(padding="border"),
+        images(d),
+        *(matrices(d) for _ in range(3)),
+    ),
+    "B-spline field": lambda d: (BSplineField(SPACING[d]), points(d), images(d)),
+    "quadratic B-spline field": lambda d: (
+        BSplineField(SPACING[d], order=2),
+        points(d),
+        images(d),
+    ),
+    "B-spline field with a border": lambda d: (
+        BSplineField(SPACING[d], border=1),
+        points(d, 1),
+        images(d),
+    ),
+    "composition": lambda d: (DisplacementComposition(), field(d), 0.5 * field(d)),
+    "addition": lambda d: (DisplacementComposition("add"), field(d), 0.5 * field(d)),
+    "warp": lambda d: (DisplacementWarp(), images(d), field(d)),
+    "warp with a value outside": lambda d: (DisplacementWarp(padding=-3.0), images(d), field(d)),
+    "warp to the nearest": lambda d: (DisplacementWarp("nearest"), images(d), field(d)),
+    "warp of labels": lambda d: (DisplacementWarp("nearest", 0.0), labels(d), field(d)),
+    "Jacobian": lambda d: (JacobianDeterminant(), field(d)),
+    "limited displacement": lambda d: (LimitedDisplacement((0.2, 0.4, 0.8)[:d]), field(d)),
+    "moments": lambda d: (SpatialMoments(), images(d, 3)),
+    "thin plate spline": lambda d: (ThinPlateSplineField(SPACING[d]), points(d), images(d)),
+    "integration": lambda d: (VelocityIntegration(2), field(d)),
+}
+"""Layer and inputs by dimension."""
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("make", CONTRACTS.values(), ids=CONTRACTS)
+def test_a_layer_of_coordinates_keeps_the_contract(make, dimension, tmp_path):
+    layer, *inputs = make(dimension)
+    check_layer(layer, inputs, tmp_path, atol=1e-4)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_repeated_border_keeps_the_layer_contract(dimension, tmp_path):
+    check_layer(RepeatedBorder(2), [images(dimension)], tmp_path, of_features=True)
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (7, 12)], ids=["even", "odd"])
+def test_pooled_convolution_keeps_the_layer_contract(shape, tmp_path):
+    layer = PooledConvolution2D(5, activation="elu", bias_initializer="random_normal")
+    inputs = RNG.normal(0, 1, (2, *shape, 2))
+    check_layer(layer, [inputs], tmp_path, of_features=True)
+
+
+@pytest.mark.parametrize(("interpolation", "kind"), [("nearest", "int32"), ("linear", "float32")])
+def test_warped_labels_have_the_type_that_is_declared(interpolation, kind):
+    layer = DisplacementWarp(interpolation)
+    symbol = layer(keras.Input((None, None, 1), dtype="int32"), keras.Input((None, None, 2)))
+    found = layer(labels(2), field(2).astype(np.float32))
+    assert symbol.dtype == keras.backend.standardize_dtype(found.dtype) == kind
+
+
+def test_limited_displacements_are_those_of_tanh():
+    values = field(2)
+    found = ops.convert_to_numpy(LimitedDisplacement((0.2, 0.4))(values))
+    scale = np.array([0.2, 0.4])
+    np.testing.assert_allclose(found, scale * np.tanh(values / scale), atol=1e-6)
 
 
 def test_repeated_border_is_padding_by_the_edge():
-    expected = np.pad(FIXED_3D, [(0, 0), (2, 2), (2, 2), (2, 2), (0, 0)], mode="edge")
-    found = ops.convert_to_numpy(RepeatedBorder(2)(FIXED_3D))
+    values = images(3)
+    expected = np.pad(values, [(0, 0), (2, 2), (2, 2), (2, 2), (0, 0)], mode="edge")
+    found = ops.convert_to_numpy(RepeatedBorder(2)(values))
     np.testing.assert_array_equal(found, expected.astype(np.float32))
-
-
-def test_thin_plate_spline_field_keeps_the_layer_contract(tmp_path):
-    check_layer(ThinPlateSplineField((8, 8)), [CONTROL_2D, FIXED_2D], tmp_path)
-    check_layer(ThinPlateSplineField((4, 4, 5)), [CONTROL_3D, FIXED_3D], tmp_path)
-
-
-@pytest.mark.parametrize("padding", ["edge", -3.0])
-def test_displacement_warp_keeps_the_layer_contract(padding, tmp_path):
-    check_layer(DisplacementWarp(padding=padding), [FIXED_3D, FIELD_3D], tmp_path)
-    images = RNG.normal(0, 1, (2, 9, 14, 1))
-    check_layer(DisplacementWarp("nearest", padding), [images, FIELD_2D], tmp_path)
-
-
-@pytest.mark.parametrize("mode", ["compose", "add"])
-def test_displacement_composition_keeps_the_layer_contract(mode, tmp_path):
-    check_layer(DisplacementComposition(mode), [FIELD_3D, 0.5 * FIELD_3D], tmp_path)
-
-
-def test_velocity_integration_keeps_the_layer_contract(tmp_path):
-    check_layer(VelocityIntegration(2), [FIELD_2D], tmp_path)
-
-
-def test_jacobian_determinant_keeps_the_layer_contract(tmp_path):
-    check_layer(JacobianDeterminant(), [FIELD_3D], tmp_path)
 
 
 def test_one_trace_serves_every_image_size():
