@@ -192,15 +192,6 @@ def _check_fit(config: RegistrationConfig, options: TrainingOptions) -> None:
             f"patch_shape must have {config.dimension} positive numbers, one for each axis. "
             f"Received: {patch}"
         )
-    needs_shape = any(
-        getattr(stage, "transformer", None) == "thin_plate_spline" for stage in config.stages
-    )
-    if needs_shape and len(config.image_shape or ()) != config.dimension:
-        raise ValueError(
-            "a thin plate spline is made for images of one size: registration needs an "
-            f"image_shape of {config.dimension} numbers, array order. Received: "
-            f"{config.image_shape}"
-        )
 
 
 def read_recipe(preset: str, path: Path | None, **changes: Any) -> RegistrationRecipe:

@@ -96,7 +96,6 @@ def stage(**settings: object) -> dict[str, object]:
         ({"stages": [stage()]}, {"steps": [5, 5]}, r"steps needs 1 numbers"),
         ({"stages": [stage()]}, {"objective": "ncc"}, r"objective must hold settings.*'ncc'"),
         ({"stages": [stage()]}, {"patch_shape": [4, 4, 4]}, r"patch_shape must have 2 positive"),
-        ({"stages": [stage(transformer="thin_plate_spline")]}, {}, r"needs an image_shape of 2"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused_in_words(
