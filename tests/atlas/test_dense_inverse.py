@@ -15,7 +15,7 @@ SEEN = GRID.to_image(np.ones(GRID.shape, np.uint8))
 
 
 def moved(index: np.ndarray) -> np.ndarray:
-    """A map in closed form: along z a third as wide, along y shifted, along x to and fro."""
+    """A map in closed form: along z a third as wide, along y shifted, along x back and forth."""
     z, y, x = np.moveaxis(index, -1, 0)
     return np.stack([9.5 + 0.3 * (z - 9.5), y + 7.0, x + 1.5 * np.sin(2 * np.pi * x / 17.0)], -1)
 
