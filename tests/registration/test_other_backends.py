@@ -44,6 +44,8 @@ def test_layers_losses_and_stages_also_run_on_jax() -> None:
     if os.environ.get("CI") != "true":
         pytest.importorskip("jax", reason="needs jax, a second backend of Keras")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    # that half precision has kernels is a matter of TensorFlow, and takes long to compile
+    command += ["-k", "not half_precision"]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     running = [
         subprocess.Popen(
