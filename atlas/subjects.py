@@ -68,9 +68,7 @@ def read_subjects(table: Path) -> tuple[Subject, ...]:
     subjects = []
     for number, row in enumerate(rows, start=2):
         files = {
-            name: table.parent / row[name].strip()
-            for name in (column, "mask", "label")
-            if (row.get(name) or "").strip()
+            name: table.parent / row[name] for name in (column, "mask", "label") if row.get(name)
         }
         lost = [path.name for path in files.values() if not path.exists()]
         if column not in files or lost:
@@ -79,8 +77,8 @@ def read_subjects(table: Path) -> tuple[Subject, ...]:
                 f"Received: row {number} of {table.name}, {lost or 'no path'}"
             )
         path = files[column]
-        name = (row.get("id") or "").strip() or stem(path)
-        group = (row.get("group") or "").strip()
+        name = row.get("id") or stem(path)
+        group = row.get("group", "")
         subjects.append(Subject(name, path, files.get("mask"), files.get("label"), group))
     return in_order(subjects)
 

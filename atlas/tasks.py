@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from atlas.atlas_mean import PLANES, middle_planes
 from atlas.averaging import UNCOVERED, move_member, write_moved
 from atlas.dense_deformation import deformation_field_vox, dense_transform
-from atlas.dense_inverse import carried_back_error_mm, inverse_of_warps
+from atlas.inverse_error import carried_back_error_mm
 from atlas.label_fusion import MAX_LABEL, moved_label
 from atlas.member import Member, read_member
 from atlas.network_method import register_by_network, train_network
@@ -41,6 +41,7 @@ from atlas.subject_transform import (
 )
 from atlas.trained_method import register_by_trained
 from registration.atomic_files import placing
+from registration.dense_inverse import inverse_of_warps
 from registration.geometry import ImageGrid, affine_transform
 from registration.metrics import folding_fraction, jacobian_determinant
 from registration.transforms import write_transform

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from registration.fixed_point_inverse import swept_inverse
 from registration.geometry import ImageGrid, affine_matrix, affine_transform, transform_points
 from registration.transforms import transform_stages
 
@@ -188,9 +189,8 @@ def inverse_transform(
     """Inverse of a pull-back: from points of the moving image to points of the fixed one.
 
     Linear transforms are inverted exactly. Otherwise the pre-image of every grid point is
-    found by fixed-point iteration on the transform itself, preconditioned by the Jacobian of the
-    inverse so far, and kept as a dense field. Where a transform folds it has no inverse, and the
-    error says so.
+    found by fixed-point iteration on the transform itself (`swept_inverse`) and kept as a dense
+    field. Where a transform folds it has no inverse, and the error says so.
 
     Args:
         transform: Pull-back, from fixed to moving points.
@@ -200,10 +200,6 @@ def inverse_transform(
 
     Returns:
         The inverse with its measured inverse-consistency error.
-
-    Source:
-        Chen et al., Med Phys 2008;35(1):81-88 (fixed-point inversion); preconditioner own: that
-        of Newton's iteration, which needs no further look at the transform.
     """
     if all(part.IsLinear() for part in transform_stages(transform)):
         inverse: sitk.Transform = affine_transform(np.linalg.inv(_linear_part(transform, grid)))
@@ -212,23 +208,18 @@ def inverse_transform(
     wide = _widened(grid)
     points = wide.voxel_points()
     backward = np.linalg.inv(_linear_part(transform, grid))
-    field = transform_points(backward, points) - points
-    best, rest = field, np.zeros_like(field)
-    least, length = np.full(wide.shape, np.inf), np.ones(wide.shape)
-    for _ in range(iterations):
+
+    def residual_of(field: NDArray[np.float64]) -> NDArray[np.float64]:
         there = sitk.CompositeTransform([transform, displacement_field_transform_mm(field, wide)])
-        residual = displacement_field_mm(there, wide)
-        size = np.linalg.norm(residual, axis=-1)
-        better = size < least
-        least = np.where(better, size, least)
-        best = np.where(better[..., None], field, best)
-        rest = np.where(better[..., None], residual, rest)
-        if float(least.max()) <= tolerance_mm:
-            break
-        # where a step led away the next one is half as long, from the same place
-        length = np.where(better, np.minimum(1.0, 2.0 * length), 0.5 * length)
-        step = rest + np.einsum("...ij,...j->...i", _derivatives(best, wide), rest)
-        field = best - length[..., None] * step
+        return displacement_field_mm(there, wide)
+
+    best, _ = swept_inverse(
+        transform_points(backward, points) - points,
+        residual_of,
+        lambda field: _derivatives(field, wide),
+        sweeps=iterations,
+        tolerance=tolerance_mm,
+    )
     return _measured(displacement_field_transform_mm(best, wide), transform, grid)
 
 

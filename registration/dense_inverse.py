@@ -1,9 +1,8 @@
-"""The way back from a subject to the atlas: its warps undone as one dense field.
+"""Inverse of a dense deformation, also beyond the lattice that it is known on.
 
 A field on a lattice ends where the lattice ends. To move nothing from there on would tear it, and
 no iteration gets past a tear; here it goes on as it ends, and the inverse reaches as far as the
-lattice is moved. A point of the subject that the atlas does not show then comes out beyond the
-atlas, and not at its rim.
+lattice is moved. What the lattice does not show then comes out beyond it, and not at its rim.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
+from registration.fixed_point_inverse import swept_inverse
 from registration.geometry import ImageGrid
-from registration.transforms_dense import displacement_field_mm, displacement_field_transform_mm
+from registration.transforms_dense import displacement_field_transform_mm
 
 TOLERANCE_VOX = 0.02
 """Residual at which a point counts as found, voxels of the registration grid."""
@@ -71,39 +71,6 @@ def inverse_of_warps(
     return displacement_field_transform_mm(shifts_mm, wide)
 
 
-def carried_back_error_mm(
-    forward: sitk.Transform, backward: sitk.Transform, grid: ImageGrid, seen: sitk.Image
-) -> float:
-    """How far from its place in the subject something of the atlas comes to lie.
-
-    Points of the atlas that the subject shows are carried there by the exact transform, back by
-    the inverse and there again: the second place is where a label of the first would be drawn.
-
-    Args:
-        forward: From atlas to subject, LPS mm.
-        backward: From subject to atlas.
-        grid: Registration grid. Points in the middle between its voxels, where a dense field is
-            worst, are taken, every second one along each axis.
-        seen: Positive in the subject's field of view.
-
-    Returns:
-        Mean distance in the subject, mm; 0.0 if nothing of the atlas is in view.
-    """
-    size = tuple(max(1, n // 2) for n in grid.size)
-    origin = grid.physical_points([0.5 if n > 1 else 0.0 for n in grid.size])
-    spacing = tuple(2.0 * s for s in grid.spacing)
-    between = ImageGrid(size, spacing, tuple(origin.tolist()), grid.direction)
-    there = displacement_field_mm(forward, between)
-    again = displacement_field_mm(sitk.CompositeTransform([forward, backward, forward]), between)
-    in_view = sitk.GetArrayFromImage(
-        sitk.Resample(
-            seen, between.empty_image(sitk.sitkUInt8), forward, sitk.sitkNearestNeighbor, 0
-        )
-    )
-    error = np.linalg.norm(again - there, axis=-1)[in_view > 0]
-    return float(error.mean()) if error.size else 0.0
-
-
 def _reach(deformation: NDArray[np.floating]) -> tuple[NDArray[np.intp], tuple[int, ...]]:
     """First index and shape of a lattice that holds the grid and all that it is moved to."""
     shape = np.array(deformation.shape[:-1])
@@ -129,27 +96,14 @@ def _looked_up(field: NDArray[np.floating], places: NDArray[np.floating]) -> NDA
 def _swept(
     deformation: NDArray[np.floating], places: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Inverse displacement and its residual at all places, preconditioned by its derivatives.
-
-    Where a step led away, the next one is half as long, from the same place.
-    """
-    inverse = -_looked_up(deformation, places)
-    best, rest = inverse, np.zeros_like(inverse)
-    least, length = np.full(places.shape[:-1], np.inf), np.ones(places.shape[:-1])
-    for sweep in range(SWEEPS):
-        residual = inverse + _looked_up(deformation, places + inverse)
-        size = np.linalg.norm(residual, axis=-1)
-        better = size < least
-        least = np.where(better, size, least)
-        best = np.where(better[..., None], inverse, best)
-        rest = np.where(better[..., None], residual, rest)
-        if sweep == SWEEPS - 1 or float(least.max()) <= TOLERANCE_VOX:
-            break
-        length = np.where(better, np.minimum(1.0, 2.0 * length), 0.5 * length)
-        slopes = np.stack([np.gradient(best, axis=axis) for axis in range(3)], axis=-1)
-        step = rest + np.einsum("...ij,...j->...i", slopes, rest)
-        inverse = best - length[..., None] * step
-    return best, least
+    """Inverse displacement and length of its residual at all places."""
+    return swept_inverse(
+        -_looked_up(deformation, places),
+        lambda inverse: inverse + _looked_up(deformation, places + inverse),
+        lambda inverse: np.stack([np.gradient(inverse, axis=axis) for axis in range(3)], axis=-1),
+        sweeps=SWEEPS,
+        tolerance=TOLERANCE_VOX,
+    )
 
 
 def _searched(
