@@ -58,6 +58,11 @@ _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
     "default.",
 )
 @click.option(
+    "--unfold",
+    is_flag=True,
+    help="Smooth the B-splines of the networks where they fold, until nothing folds.",
+)
+@click.option(
     "--refine",
     type=click.IntRange(min=0),
     default=0,
@@ -136,6 +141,7 @@ def command(
     passes: int | None,
     affine_steps: int | None,
     deformable_steps: int | None,
+    unfold: bool,
     refine: int,
     refine_bending: float,
     refine_finer: int,
@@ -164,11 +170,16 @@ def command(
 
     if method == "network" and model is None:
         raise click.UsageError("--method network needs --model; --method elastix needs none.")
-    looks = {"passes": passes, "affine_steps": affine_steps, "deformable_steps": deformable_steps}
+    looks = {
+        "passes": passes,
+        "affine_steps": affine_steps,
+        "deformable_steps": deformable_steps,
+        "unfold": unfold,
+    }
     if method == "elastix" and any((model, refine, refine_finer, *looks.values())):
         raise click.UsageError(
-            "--model, --passes, --affine-steps, --deformable-steps, --refine and --refine-finer "
-            "belong to --method network."
+            "--model, --passes, --affine-steps, --deformable-steps, --unfold, --refine and "
+            "--refine-finer belong to --method network."
         )
     if method == "network" and (iterations is not None or bending is not None):
         raise click.UsageError("--iterations and --bending belong to --method elastix.")
@@ -210,7 +221,7 @@ def _tell(metrics: PairMetrics, out: Path) -> None:
 
 def _networks(
     model: Path,
-    looks: Mapping[str, int | None],
+    looks: Mapping[str, Any],
     steps: Mapping[str, Any],
     bending: float,
     threads: int,
@@ -242,13 +253,7 @@ def _networks(
         if any(steps.values()):
             objective = replace(trained_similarity(description), bending_weight=bending)
             options = RefinementOptions(**steps, objective=objective)
-        return load_registration(
-            model,
-            refinement=options,
-            passes=looks["passes"],
-            affine_steps=looks["affine_steps"],
-            deformable_steps=looks["deformable_steps"],
-        )
+        return load_registration(model, refinement=options, **looks)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from error
 

@@ -63,6 +63,7 @@ STACK_3D: Mapping[str, Any] = {
                 "border": 1,
                 "forces": True,
                 "passes": 2,
+                "unfold": True,
             }
         ],
         "spacing_mm": [2.0, 2.0, 8.0],

@@ -118,6 +118,7 @@ def load_registration(
     passes: int | None = None,
     affine_steps: int | None = None,
     deformable_steps: int | None = None,
+    unfold: bool = False,
     deformable_only: bool = False,
 ) -> NetworkRegistrar:
     """Registrar of a folder, its weights verified.
@@ -130,13 +131,15 @@ def load_registration(
         passes: How often every deformable stage looks at the pair; as the folder says by default.
         affine_steps: Gauss-Newton steps on the pair after an affine stage; likewise.
         deformable_steps: Such steps after every deformable stage; likewise.
+        unfold: Smooth the spline of every deformable stage where it folds, even if the folder does
+            not say so.
         deformable_only: Leave affine stages out and take images as they lie, for pairs that an
             affine transform has brought together already.
 
     Raises:
         RegistrationFolderError: If description or weights are missing, changed, or do not fit.
         ValueError: If the last stage admits no refinement, a stage no further passes or steps, or
-            there is no stage of the kind that steps are asked of.
+            cannot be unfolded, or there is no stage of the kind that steps are asked of.
     """
     from registration.network_registrar import NetworkRegistrar
     from registration.networks.registration_network import (
@@ -168,6 +171,8 @@ def load_registration(
         config = config.with_affine_steps(affine_steps)
     if deformable_steps is not None:
         config = config.with_deformable_steps(deformable_steps)
+    if unfold:
+        config = config.unfolding()
     networks = network.stages
     if deformable_only:
         deformable = config.deformable_only()

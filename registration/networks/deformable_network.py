@@ -70,6 +70,8 @@ class DeformableConfig:
             limit. They need no training, so that the number can be changed afterwards.
         step_shrink: Voxels that are averaged to one along every axis for these steps.
         step_bending: Weight of the bending energy in these steps, mm².
+        unfold: Smooth the control points after passes and steps where their spline folds, until it
+            does not (`unfolded`). Needs no training either.
     """
 
     downsamplings: tuple[int, ...] = (4, 4)
@@ -91,6 +93,7 @@ class DeformableConfig:
     steps: int = 0
     step_shrink: int = 1
     step_bending: float = 0.0
+    unfold: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -148,6 +151,8 @@ class DeformableConfig:
         has_own_points = self.transformer != "thin_plate_spline" and not self.diffeomorphic
         if self.steps and (not has_own_points or self.displacement_limit is not None):
             raise ValueError("steps need a B-spline of displacements without a limit.")
+        if self.unfold and not has_own_points:
+            raise ValueError("unfold needs a B-spline of displacements.")
 
     def _check_border(self) -> None:
         sees = self.convolutions + (self.receptive_field != "baseline")

@@ -166,6 +166,20 @@ class RegistrationConfig:
         )
         return replace(self, stages=stages)
 
+    def unfolding(self) -> RegistrationConfig:
+        """The same stages, every deformable one smoothed where its spline folds.
+
+        Raises:
+            ValueError: If no stage is deformable, or one is no B-spline of displacements.
+        """
+        if not any(isinstance(stage, DeformableConfig) for stage in self.stages):
+            raise ValueError("unfolding needs a deformable stage. Received: affine ones alone")
+        stages = tuple(
+            replace(stage, unfold=True) if isinstance(stage, DeformableConfig) else stage
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
     def deformable_only(self) -> RegistrationConfig:
         """The deformable stages alone, of images as they lie.
 
@@ -256,6 +270,7 @@ def registration_of(
                 step_shrink=stage.step_shrink,
                 step_bending=stage.step_bending,
                 spacing_mm=config.network_spacing[::-1] if stage.steps else None,
+                unfold=stage.unfold,
             )
             for stage in config.stages
         ],

@@ -11,6 +11,7 @@ from keras import ops
 from registration.affine_steps import affine_steps
 from registration.pair_masks import Masks
 from registration.spline_steps import spline_steps
+from registration.unfolding import unfolded
 from registration.warping import warp
 
 
@@ -27,6 +28,8 @@ class StageRun:
         step_shrink: Voxels that are averaged to one along every axis for them.
         step_bending: Weight of the bending energy in those of a deformable stage, mm².
         spacing_mm: Voxel spacing per array axis, mm, in which that is measured; 1 by default.
+        unfold: Smooth the control points of a deformable stage in the end where its spline folds;
+            see `unfolded`.
     """
 
     passes: int = 1
@@ -35,6 +38,7 @@ class StageRun:
     step_shrink: int = 1
     step_bending: float = 0.0
     spacing_mm: tuple[float, ...] | None = None
+    unfold: bool = False
 
     def __post_init__(self) -> None:
         if self.passes < 1:
@@ -104,6 +108,8 @@ def run_network(
         take = _affine_steps if "matrix" in output else _spline_steps
         shown = {} if masks is None else {"fixed_mask": masks[0], "moving_mask": masks[1]}
         output.update(take(network, (fixed, moving), output, run, **shown))
+    if run.unfold:
+        output.update(_unfolded(network, fixed, output))
     return output
 
 
@@ -140,6 +146,18 @@ def _spline_steps(
         **masks,
     )
     return {"control_points": points, "displacement_field": layer(points, pair[0])}
+
+
+def _unfolded(network: Any, fixed: Any, output: dict[str, Any]) -> dict[str, Any]:
+    layer = network.get_layer("transformer")
+    points = unfolded(
+        output["control_points"],
+        ops.shape(fixed)[1:-1],
+        spacing=layer.spacing,
+        border=layer.border,
+        order=layer.order,
+    )
+    return {"control_points": points, "displacement_field": layer(points, fixed)}
 
 
 def _added(before: Any, update: Any, spacing: Any, limit: float | None) -> Any:

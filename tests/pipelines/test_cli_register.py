@@ -185,6 +185,10 @@ def test_register_says_what_a_method_needs(pair: tuple[Path, Path], tmp_path: Pa
         )
         assert done.exit_code == 2
         assert "belong to --method network" in done.output
+    elastix = ("--method", "elastix", "--unfold")
+    done = invoke("register", *pair, "--out", tmp_path / "out", *elastix)
+    assert done.exit_code == 2
+    assert "belong to --method network" in done.output
     (tmp_path / "empty").mkdir()
     done = invoke("register", *pair, "--out", tmp_path / "out", "--model", tmp_path / "empty")
     assert done.exit_code == 2
