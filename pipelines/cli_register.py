@@ -60,7 +60,7 @@ _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--unfold",
     is_flag=True,
-    help="Smooth the B-splines of the networks where they fold, until nothing folds.",
+    help="Smooth the B-splines of networks and --refine where they fold, until nothing folds.",
 )
 @click.option(
     "--refine",

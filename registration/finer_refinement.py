@@ -39,6 +39,7 @@ class FinerRefinement:
         self._config = config
         self._lattice_spacing = last.control_point_spacing
         self._order = int(last.transformer[-1])
+        self._unfold = last.unfold
         self._refiners: dict[tuple[tuple[float, ...], ...], ControlPointRefiner] = {}
 
     def refine(
@@ -92,5 +93,6 @@ class FinerRefinement:
                 spacing_mm=key[1],
                 border=_BORDER,
                 order=self._order,
+                unfold=self._unfold,
             )
         return self._refiners[key]

@@ -79,6 +79,7 @@ class NetworkRegistrar:
                     spacing_mm=config.network_spacing[::-1],
                     border=last.border,
                     order=int(last.transformer[-1]),
+                    unfold=last.unfold,
                 )
             if refinement.finer_steps > 0:
                 self._finer = FinerRefinement(refinement, config)

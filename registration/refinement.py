@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from registration.bsplines import bspline_field
 from registration.objective import Objective
 from registration.pair_masks import mask_pair
+from registration.unfolding import unfolded
 from registration.warping import warp
 
 _BETA_1, _BETA_2 = 0.9, 0.99
@@ -85,6 +86,7 @@ class ControlPointRefiner:
         spacing_mm: Voxel spacing per array axis, mm, in which bending is measured.
         border: Control points beyond the image at every end of the lattice.
         order: Degree of the spline.
+        unfold: Smooth the control points in the end where the spline folds; see `unfolded`.
 
     Raises:
         ValueError: If `shrink` names another number of axes, or its voxels are larger than the
@@ -99,6 +101,7 @@ class ControlPointRefiner:
         spacing_mm: Sequence[float],
         border: int = 0,
         order: int = 3,
+        unfold: bool = False,
     ) -> None:
         self.options = options
         self.objective = options.objective or Objective()
@@ -108,6 +111,7 @@ class ControlPointRefiner:
         self.spacing_mm = tuple(float(s) * k for s, k in zip(spacing_mm, self.shrink, strict=True))
         self.border = border
         self.order = order
+        self.unfold = unfold
         self._optimize = self._compiled()
 
     def refine(
@@ -233,7 +237,8 @@ class ControlPointRefiner:
 
             zero = tf.zeros_like(start)
             state = (tf.constant(0), start, zero, zero)
-            return tf.while_loop(lambda n, *_: n < steps, step, state)[1]
+            points = tf.while_loop(lambda n, *_: n < steps, step, state)[1]
+            return self._unfolded(points, fixed) if self.unfold else points
 
         compiled = {}
         for channels in (1, 2):
@@ -242,6 +247,10 @@ class ControlPointRefiner:
                 optimize, autograph=False, input_signature=[image, image, lattice]
             )
         return lambda fixed, moving, start: compiled[fixed.shape[-1]](fixed, moving, start)
+
+    def _unfolded(self, points: Any, fixed: Any) -> Any:
+        shape = ops.shape(fixed)[1:-1]
+        return unfolded(points, shape, spacing=self.spacing, border=self.border, order=self.order)
 
     def _rate(self, tf: Any, count: Any) -> Any:
         share = (count - 1.0) / max(1, self.options.steps - 1)

@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from registration.bending import control_point_bending_energy
 from registration.bsplines import bspline_field
+from registration.metrics import jacobian_determinant
 from registration.objective import Objective
 from registration.refinement import ControlPointRefiner, RefinementOptions
 from registration.warping import warp
@@ -85,6 +86,20 @@ def test_limit_holds_for_every_control_point():
     largest = np.abs(found).max(axis=(0, 1, 2))
     assert largest[0] == pytest.approx(0.4)
     assert largest[1] == pytest.approx(0.8)
+
+
+def test_what_steps_have_folded_is_unfolded_where_that_is_asked_for():
+    shape, spacing = (40, 48), (8.0, 8.0)
+    fixed, moving = texture(shape), texture(shape, seed=5)  # nothing corresponds
+    start = np.zeros((1, 5, 6, 2), np.float32)
+    folds = []
+    for unfold in (False, True):
+        options = RefinementOptions(steps=60, learning_rate=1.0, objective=Objective())
+        steps = ControlPointRefiner(options, spacing=spacing, spacing_mm=(1, 1), unfold=unfold)
+        found = steps.refine(fixed, moving, start).astype(np.float32)
+        field = ops.convert_to_numpy(bspline_field(found, shape, spacing=spacing))[0]
+        folds.append(jacobian_determinant(field.astype(float), spacing=(1.0, 1.0)).min())
+    assert folds[0] < 0 < folds[1]
 
 
 def test_bending_weight_buys_smoothness():
