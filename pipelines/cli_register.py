@@ -63,6 +63,12 @@ _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
     help="Smooth the B-splines of networks and --refine where they fold, until nothing folds.",
 )
 @click.option(
+    "--symmetric",
+    is_flag=True,
+    help="Register both ways and answer what lies between, so that it matters little which image "
+    "is FIXED. Takes twice as long.",
+)
+@click.option(
     "--refine",
     type=click.IntRange(min=0),
     default=0,
@@ -142,6 +148,7 @@ def command(
     affine_steps: int | None,
     deformable_steps: int | None,
     unfold: bool,
+    symmetric: bool,
     refine: int,
     refine_bending: float,
     refine_finer: int,
@@ -167,6 +174,7 @@ def command(
     from pipelines.pair_files import UnusableFile
     from pipelines.pair_outputs import PairOutputs
     from pipelines.pair_registration import register_files
+    from registration.symmetric_registrar import SymmetricRegistrar
 
     if method == "network" and model is None:
         raise click.UsageError("--method network needs --model; --method elastix needs none.")
@@ -195,6 +203,8 @@ def command(
                 "ignore_margins": ignore_margins,
             }
             registrar = _networks(model, looks, steps, refine_bending, threads)
+        if symmetric:
+            registrar = SymmetricRegistrar(registrar)
         outputs = PairOutputs(dense, learn2reg, inverse, picture)
         metrics = register_files(fixed, moving, out, registrar, outputs=outputs)
     except UnusableFile as error:

@@ -274,6 +274,12 @@ def test_elastix_finds_a_shift_and_its_transform_warps_alike(
     assert done.exit_code == 0, done.output
     arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (out / "moved.nrrd", again)]
     assert np.array_equal(*arrays)
+    both = tmp_path / "both"
+    done = invoke("register", *pair, "--out", both, "--method", "elastix", "--symmetric")
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((both / "metrics.json").read_text())
+    assert metrics["method"] == "elastix, both ways"
+    assert metrics["ncc_after"] > 0.98
 
 
 def test_an_image_that_stays_as_alike_is_not_doubted(
