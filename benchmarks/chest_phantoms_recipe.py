@@ -40,7 +40,7 @@ CONFIG = RegistrationConfig(
         ),
         *(
             replace(stage, steps=steps, step_shrink=shrink, pass_limit=0.48)
-            for stage, steps, shrink in zip(DEFORMABLE_STAGES, (6, 6, 8), (2, 2, 1), strict=True)
+            for stage, steps, shrink in zip(DEFORMABLE_STAGES, (4, 6, 8), (1, 2, 1), strict=True)
         ),
     ),
     spacing_mm=WORKING_SPACING_MM,
