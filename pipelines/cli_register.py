@@ -178,12 +178,8 @@ def command(
 
     if method == "network" and model is None:
         raise click.UsageError("--method network needs --model; --method elastix needs none.")
-    looks = {
-        "passes": passes,
-        "affine_steps": affine_steps,
-        "deformable_steps": deformable_steps,
-        "unfold": unfold,
-    }
+    looks = {"passes": passes, "affine_steps": affine_steps, "deformable_steps": deformable_steps}
+    looks["unfold"] = unfold
     if method == "elastix" and any((model, refine, refine_finer, *looks.values())):
         raise click.UsageError(
             "--model, --passes, --affine-steps, --deformable-steps, --unfold, --refine and "
@@ -197,11 +193,8 @@ def command(
         if model is None:
             registrar = _elastix(control_points, iterations, bending, threads)
         else:
-            steps = {
-                "steps": refine,
-                "finer_steps": refine_finer,
-                "ignore_margins": ignore_margins,
-            }
+            steps = {"steps": refine, "finer_steps": refine_finer}
+            steps["ignore_margins"] = ignore_margins
             registrar = _networks(model, looks, steps, refine_bending, threads)
         if symmetric:
             registrar = SymmetricRegistrar(registrar)

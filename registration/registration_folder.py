@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import keras
+
     from registration.network_registrar import NetworkRegistrar
     from registration.networks.multi_stage import MultiStageRegistration
     from registration.networks.registration_network import RegistrationConfig
@@ -142,13 +144,38 @@ def load_registration(
             cannot be unfolded, or there is no stage of the kind that steps are asked of.
     """
     from registration.network_registrar import NetworkRegistrar
-    from registration.networks.registration_network import (
-        RegistrationConfig,
-        build_registration,
-        registration_of,
-    )
+    from registration.networks.registration_network import registration_of
 
     description = read_registration(folder)
+    networks, config = _trained_networks(folder, description)
+    if passes is not None:
+        config = config.in_passes(passes)
+    if affine_steps is not None:
+        config = config.with_affine_steps(affine_steps)
+    if deformable_steps is not None:
+        config = config.with_deformable_steps(deformable_steps)
+    if unfold:
+        config = config.unfolding()
+    if deformable_only:
+        deformable = config.deformable_only()
+        networks = [
+            n for n, s in zip(networks, config.stages, strict=True) if s in deformable.stages
+        ]
+        config = deformable
+    network = registration_of(networks, config)
+    if refinement is not None and refinement.objective is None:
+        refinement = replace(refinement, objective=trained_similarity(description))
+    return NetworkRegistrar(
+        network, config, name=str(description.get("name", folder.name)), refinement=refinement
+    )
+
+
+def _trained_networks(
+    folder: Path, description: Mapping[str, Any]
+) -> tuple[Sequence[keras.Model], RegistrationConfig]:
+    """Networks of all stages with their verified weights, and the settings they were made from."""
+    from registration.networks.registration_network import RegistrationConfig, build_registration
+
     expected = description.get("files", {}).get(WEIGHTS_NAME)
     path = folder / WEIGHTS_NAME
     if not path.is_file() or _sha256(path) != expected:
@@ -165,27 +192,7 @@ def load_registration(
             f"The settings in {folder / DESCRIPTION_NAME} do not fit its weights or this version "
             f"of the program: {error}"
         ) from error
-    if passes is not None:
-        config = config.in_passes(passes)
-    if affine_steps is not None:
-        config = config.with_affine_steps(affine_steps)
-    if deformable_steps is not None:
-        config = config.with_deformable_steps(deformable_steps)
-    if unfold:
-        config = config.unfolding()
-    networks = network.stages
-    if deformable_only:
-        deformable = config.deformable_only()
-        networks = [
-            n for n, s in zip(networks, config.stages, strict=True) if s in deformable.stages
-        ]
-        config = deformable
-    network = registration_of(networks, config)
-    if refinement is not None and refinement.objective is None:
-        refinement = replace(refinement, objective=trained_similarity(description))
-    return NetworkRegistrar(
-        network, config, name=str(description.get("name", folder.name)), refinement=refinement
-    )
+    return network.stages, config
 
 
 def _sha256(path: Path) -> str:
