@@ -66,7 +66,9 @@ class MeanUpdate:
         back = drift_correction([matrices[name] for name in averaged], middle)
         if self.settings.pose == "principal" and focus is None:
             turn = np.eye(4)
-            turn[:3, :3] = principal_rotation(before)
+            # of the mean as corrected: the correction brings the scanner's pose back
+            linear = np.linalg.inv(back[:3, :3]).astype(np.float64)
+            turn[:3, :3] = principal_rotation(before, linear)
             turn[:3, 3] = middle - turn[:3, :3] @ middle
             back = back @ turn
         if focus is None:

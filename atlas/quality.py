@@ -44,6 +44,8 @@ scan shows nothing that is far from the heart, and correlates otherwise."""
 
 COMPARED_SHARE = 0.9
 """Share of the members that must cover a voxel for it to count in their mean correlation."""
+_LEAST_BALL_SHARE = 0.1
+"""Of the voxels, below which their axes are those of a slab, and all of them are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,23 +221,41 @@ def mean_pairwise_correlation(paths: Sequence[Path], mean: AtlasMean, modality: 
     return float((total @ total - n) / (n * (n - 1)))
 
 
-def principal_rotation(mean: AtlasMean) -> NDArray[np.float64]:
+def principal_rotation(
+    mean: AtlasMean, linear: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Rotation that brings the axes of inertia of a mean nearest to L, P and S.
 
     Args:
-        mean: Weighed by brightness where it can be trusted.
+        mean: Weighed by brightness in the largest ball about its middle that can be trusted: the
+            field of view, which was cut along the scanner's axes, must have none of its own.
+        linear: Linear map `(3, 3)` that the points of the mean go through first; by default none.
 
     Returns:
-        Matrix `(3, 3)`: points of the turned atlas to points of the mean.
+        Matrix `(3, 3)`: points of the turned atlas to points of the mean, as mapped.
     """
     weight = tones(mean.values, mean.modality).astype(float) * mean.valid
     index = np.argwhere(weight > 0)
     mass = weight[weight > 0]
     points = mean.grid.physical_points(index[:, ::-1])
+    near = _largest_ball(mean, (mass @ points) / mass.sum())[weight > 0]
+    if near.mean() > _LEAST_BALL_SHARE:
+        mass, points = mass[near], points[near]
     points -= (mass @ points) / mass.sum()
+    if linear is not None:
+        points = points @ linear.T
     inertia = (points * mass[:, None]).T @ points / mass.sum()
     axes = np.linalg.eigh(inertia)[1]
     return _nearest_to_identity(axes)
+
+
+def _largest_ball(mean: AtlasMean, middle_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """The voxels nearer to a point than any voxel that cannot be trusted, or the margin."""
+    trusted = np.pad(mean.valid > 0, 1)
+    index = np.argwhere(np.ones(trusted.shape, bool))[:, ::-1] - 1.0
+    away = np.linalg.norm(mean.grid.physical_points(index) - middle_mm, axis=-1)
+    distance = away.reshape(trusted.shape)
+    return (distance < distance[~trusted].min())[1:-1, 1:-1, 1:-1]
 
 
 def _nearest_to_identity(axes: NDArray[np.float64]) -> NDArray[np.float64]:
