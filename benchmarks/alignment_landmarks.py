@@ -6,7 +6,11 @@ scan, where it is compared with the reading. Each scan is used whole and cut to 
 view. The network is not part of it: the one that ships has seen every patient, so refinement
 starts from the first guess, which is what a new patient gets at worst.
 
+Atlases are those of `calcium-score atlas build`, which takes two minutes for each patient, or the
+affine mean that `train alignment` makes without an atlas.
+
     python benchmarks/alignment_landmarks.py --data FOLDER --out DIR [--annotations FOLDER]
+        [--methods build,affine]
 
 Writes `alignment_landmarks.csv` (one row per scan, method and landmark) and
 `alignment_landmarks.md` (mean and worst patient).
@@ -15,6 +19,7 @@ Writes `alignment_landmarks.csv` (one row per scan, method and landmark) and
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,10 +32,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from atlas.affine_mean import AffineMeanBuilder
 from atlas.chest_rounds import BUILDING_GRID, CHEST_ROUNDS, HEART
+from atlas.settings import CT_STAGES, AtlasSettings
 from benchmarks.alignment_alarm import cut
 from benchmarks.results_table import write_results
 from calcium.simulation.annotations import read_annotations
+from pipelines.alignment_training import heart_middle, take_atlas
+from pipelines.atlas_build import AtlasExecution, build_atlas
+from pipelines.atlas_cohort import CT_SPACING_MM, read_entries
 from pipelines.discovery import find_series
+from pipelines.model import ATLAS_NAME
 from pipelines.reading import read_scan
 from registration.alignment import ReferenceAligner
 from registration.alignment_volume import AlignmentVolume
@@ -43,6 +53,8 @@ LANDMARKS = (
 )  # fmt: skip
 CARDIAC_HALF_MM = np.array([105.0, 105.0, 68.0])
 """Half of a cardiac field of view, whose middle lies some 12 mm below that of the heart."""
+Landmarks = Mapping[str, np.ndarray]
+"""Points by name, LPS mm."""
 ANNOTATIONS = Path(__file__).resolve().parent.parent / "calcium/models/training/annotations"
 
 
@@ -51,6 +63,7 @@ class Patient:
     """A prepared scan and its landmarks, LPS mm."""
 
     name: str
+    path: Path
     volume: AlignmentVolume
     landmarks: Mapping[str, np.ndarray]
 
@@ -61,14 +74,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--annotations", type=Path, default=ANNOTATIONS)
+    parser.add_argument("--methods", default="build,affine")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(options.threads)
     patients = list(read_patients(options.data, options.annotations))
     rows: list[dict[str, object]] = []
     for patient in patients:
-        rows += rows_of(patient, [other for other in patients if other is not patient])
-        print(f"{patient.name}: {len(rows)} landmarks so far", file=sys.stderr, flush=True)
+        others = [other for other in patients if other is not patient]
+        for method in options.methods.split(","):
+            if method == "build":
+                aligner, expected = built_without(patient, others, options.out / "atlases")
+            else:
+                aligner, expected = averaged(patient, others)
+            rows += rows_of(patient, aligner, expected, method)
+            print(f"{patient.name}: {len(rows)} landmarks so far", file=sys.stderr, flush=True)
     write_results("alignment_landmarks", rows, options.out)
     print(write_results("alignment_landmarks_mean", summary(rows), options.out))
 
@@ -84,11 +104,16 @@ def read_patients(data: Path, annotations: Path) -> Iterator[Patient]:
                 for key, value in known[name]["landmarks"].items()
                 if key in LANDMARKS
             }
-            yield Patient(name, prepare_volume(read_scan(candidate).image), points)
+            yield Patient(
+                name,
+                data.parent / candidate.source,
+                prepare_volume(read_scan(candidate).image),
+                points,
+            )
 
 
-def rows_of(patient: Patient, others: list[Patient]) -> list[dict[str, object]]:
-    """Errors of one patient under an atlas of the others."""
+def averaged(patient: Patient, others: list[Patient]) -> tuple[ReferenceAligner, Landmarks]:
+    """Aligner to an affine mean of the others, and where a patient's landmarks should lie in it."""
     mean = AffineMeanBuilder(BUILDING_GRID, report=lambda _: None).build(
         [other.volume for other in others], CHEST_ROUNDS
     )
@@ -113,6 +138,40 @@ def rows_of(patient: Patient, others: list[Patient]) -> list[dict[str, object]]:
         )
         for key in patient.landmarks
     }
+    return aligner, expected
+
+
+def built_without(
+    patient: Patient, others: list[Patient], folder: Path
+) -> tuple[ReferenceAligner, Landmarks]:
+    """The same by `atlas build` from the files of the others; an atlas that is there is used."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / f"without-{patient.name}.csv"
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("id", "path"))
+        writer.writerows((other.name, other.path.resolve()) for other in others)
+    atlas = table.with_suffix("")
+    settings = AtlasSettings("ct", CT_SPACING_MM, stages=CT_STAGES)
+    execution = AtlasExecution(report=lambda _: None)
+    build_atlas(read_entries(table), atlas, settings, execution)
+    written = atlas / "model-atlas.nii.gz"
+    heart, offsets = take_atlas(atlas, written)
+    aligner = ReferenceAligner(sitk.ReadImage(str(written)), heart, **offsets)
+    middle = heart_middle(sitk.ReadImage(str(atlas / ATLAS_NAME)))
+    places: dict[str, list[np.ndarray]] = {key: [] for key in patient.landmarks}
+    for other in others:
+        inverse = sitk.ReadTransform(str(atlas / "transforms" / f"{other.name}.inverse.h5"))
+        for key in set(places) & set(other.landmarks):
+            point = inverse.TransformPoint(other.landmarks[key].tolist())
+            places[key].append(np.subtract(point, middle))
+    return aligner, {key: np.mean(found, axis=0) for key, found in places.items()}
+
+
+def rows_of(
+    patient: Patient, aligner: ReferenceAligner, expected: Landmarks, atlas: str
+) -> list[dict[str, object]]:
+    """Errors of one patient under an atlas of the others."""
     middle = patient.landmarks["heart_center"] - np.array([0.0, 0.0, 12.0])
     views = {"chest": patient.volume, "cardiac": cut(patient.volume, middle, CARDIAC_HALF_MM)}
     rows: list[dict[str, object]] = []
@@ -125,7 +184,7 @@ def rows_of(patient: Patient, others: list[Patient]) -> list[dict[str, object]]:
         for method, matrix in found.items():
             for key, point in patient.landmarks.items():
                 error = float(np.linalg.norm(transform_points(matrix, expected[key]) - point))
-                entry = {"scan": patient.name, "view": view, "method": method}
+                entry = {"scan": patient.name, "atlas": atlas, "view": view, "method": method}
                 rows.append({**entry, "landmark": key, "error_mm": error})
     return rows
 
@@ -147,13 +206,14 @@ def similarity_fit(
 def summary(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     """Mean over patients, and the worst one, per view and method."""
     table: list[dict[str, object]] = []
-    for view, method in dict.fromkeys((row["view"], row["method"]) for row in rows):
-        part = [row for row in rows if (row["view"], row["method"]) == (view, method)]
+    keys = ("atlas", "view", "method")
+    for values in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        part = [row for row in rows if tuple(row[key] for key in keys) == values]
         means = [
             float(np.mean([row["error_mm"] for row in part if row["scan"] == scan]))
             for scan in sorted({str(row["scan"]) for row in part})
         ]
-        entry: dict[str, object] = {"view": view, "method": method, "patients": len(means)}
+        entry = dict(zip(keys, values, strict=True)) | {"patients": len(means)}
         table.append({**entry, "mean mm": float(np.mean(means)), "worst mm": max(means)})
     return table
 

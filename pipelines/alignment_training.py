@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from atlas.results import RECORD_NAME, sha256
 from pipelines.model import ALIGNMENT_WEIGHTS_NAME, ATLAS_NAME, update_description
 from registration.alignment_volume import AlignmentVolume
 from registration.geometry import ImageGrid, affine_matrix, affine_transform
@@ -188,11 +190,11 @@ def take_atlas(atlas: Path, path: Path) -> tuple[Ellipsoid, dict[str, Any]]:
     if not source.is_file():
         raise ValueError(f"{atlas} holds no finished atlas: there is no {ATLAS_NAME}")
     mean = sitk.ReadImage(str(source), sitk.sitkFloat32)
-    volume = prepare_volume(mean)
-    if not volume.wide:
-        raise ValueError(f"{source} must show both lungs, as whole chests do")
-    middle = np.add(volume.start_mm, HEART.center_mm)
-    shift = sitk.TranslationTransform(3, middle.tolist())
+    try:
+        middle = heart_middle(mean)
+    except ValueError as error:
+        raise ValueError(f"{source} {error}") from None
+    shift = sitk.TranslationTransform(3, middle)
     reference = ATLAS_GRID.empty_image(sitk.sitkUInt8)
     seen = sitk.Cast(mean > ATLAS_PADDING_HU, sitk.sitkFloat32)
     covered = sitk.Resample(seen, reference, shift, sitk.sitkLinear, 0.0)
@@ -204,6 +206,21 @@ def take_atlas(atlas: Path, path: Path) -> tuple[Ellipsoid, dict[str, Any]]:
     # wide scans are laid by the centroid of their lungs, as this atlas is
     settings = {"tight_offset_mm": _TIGHT_OFFSET_MM, "wide_offset_mm": list(HEART.center_mm)}
     return Ellipsoid((0.0, 0.0, 0.0), HEART.radii_mm), settings
+
+
+def heart_middle(mean: sitk.Image) -> tuple[float, float, float]:
+    """Where the middle of the heart lies in a mean of whole chests, LPS mm.
+
+    Raises:
+        ValueError: If it does not show both lungs, beside whose centroid the heart is.
+    """
+    from atlas.chest_rounds import HEART
+
+    volume = prepare_volume(mean)
+    if not volume.wide:
+        raise ValueError("must show both lungs, as whole chests do")
+    x, y, z = np.add(volume.start_mm, HEART.center_mm).tolist()
+    return x, y, z
 
 
 def _write_atlas(hu: NDArray[np.floating], path: Path) -> None:
@@ -315,6 +332,15 @@ def _train_network(
     return metrics
 
 
+def _origin(atlas: Path) -> dict[str, Any]:
+    """How an atlas was built, as far as its folder says, and its digest; ids of scans stay out."""
+    record = atlas / RECORD_NAME
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    told = ("program", "settings", "rounds", "subjects_averaged")
+    origin = {key: known[key] for key in told if key in known}
+    return origin | {"sha256": sha256(atlas / ATLAS_NAME)}
+
+
 def _describe(
     out: Path,
     recipe: AlignmentRecipe,
@@ -324,7 +350,7 @@ def _describe(
     validation: Sequence[AlignmentExample],
     metrics: dict[str, float],
 ) -> None:
-    sections = {
+    sections: dict[str, Any] = {
         "heart": heart.to_dict(),
         "alignment": settings,
         "training": {
@@ -337,4 +363,6 @@ def _describe(
             }
         },
     }
+    if recipe.atlas is not None:
+        sections["training"]["atlas"] = _origin(recipe.atlas)
     update_description(out, sections)

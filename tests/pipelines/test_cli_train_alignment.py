@@ -1,3 +1,6 @@
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -71,11 +74,17 @@ def test_an_atlas_that_is_given_is_aligned_to(trained, tmp_path):
                          mean.GetOrigin(), (3.2, 3.2, 3.2), mean.GetDirection(), -2048)  # fmt: skip
     mean.SetOrigin(np.add(mean.GetOrigin(), (40.0, -20.0, 90.0)).tolist())
     sitk.WriteImage(mean, str(atlas / "atlas.nii.gz"))
+    record = {"rounds": 14, "subjects_averaged": 3, "subjects": [{"id": "one"}]}
+    (atlas / "atlas.json").write_text(json.dumps(record), encoding="utf-8")
     arguments = [str(scans), "--atlas", str(atlas), "--out", str(out), "--steps", "2"]
     done = CliRunner().invoke(command, [*arguments, "--phantoms", "0", "--hold-out", "three"])
     assert done.exit_code == 0, done.output
     description = read_description(out)
     assert description["training"]["alignment"]["recipe"]["atlas"] == "atlas"
+    digest = hashlib.sha256((atlas / "atlas.nii.gz").read_bytes()).hexdigest()
+    assert description["training"]["atlas"] == {
+        "rounds": 14, "subjects_averaged": 3, "sha256": digest,
+    }  # fmt: skip
     kept = sitk.ReadImage(str(out / "atlas.nii.gz"))
     heart = Ellipsoid.from_dict(description["heart"])
     check_agreement(ReferenceAligner(kept, heart, wide_offset_mm=(30.0, -30.0, -44.0)), scans)
