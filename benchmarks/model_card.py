@@ -3,7 +3,8 @@
     python benchmarks/model_card.py --results FOLDER... --out docs/model_card.md [--model FOLDER]
 
 `--results` are folders that benchmarks wrote into. No figure of the card is typed by hand; a
-benchmark that was not run is named as missing.
+benchmark that was not run is named as missing. A text beside a table, of its name with the ending
+`.txt`, is told above it: with which version it was measured, if that was another one.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def _section(evidence: Evidence, results: Sequence[Path]) -> str:
     table = _read(evidence.table, results)
     if table is None:
         return f"### {evidence.title}\n\nNot measured: there is no `{evidence.table}`."
-    text = f"### {evidence.title}\n\n{evidence.note}\n\n{markdown_table(_rounded(table)).rstrip()}"
+    remark = _find(f"{Path(evidence.table).stem}.txt", results)
+    note = evidence.note if remark is None else f"{evidence.note} {remark.read_text().strip()}"
+    text = f"### {evidence.title}\n\n{note}\n\n{markdown_table(_rounded(table)).rstrip()}"
     cases = _read(evidence.cases, results) if evidence.cases else None
     if cases:
         text += f"\n\nThe {WORST} with the largest error of the logarithmic score:\n\n"

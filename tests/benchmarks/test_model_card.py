@@ -17,6 +17,7 @@ def test_the_card_tells_what_was_measured_and_what_was_not(tmp_path: Path) -> No
     (results / "scoring_left_out.csv").write_text(
         "patient or kind,n,linear kappa\nall,40,0.91234\n"
     )
+    (results / "scoring_left_out.txt").write_text("Measured with version 0.\n")
     rows = [f"s{k},a,chest,100,{score},0" for k, score in enumerate((100, 0, 99, 400, 101, 98, 97))]
     text = "\n".join(["scan,patient,kind,truth,score,found", *rows])
     (results / "scoring_left_out_scans.csv").write_text(text + "\n")
@@ -27,6 +28,7 @@ def test_the_card_tells_what_was_measured_and_what_was_not(tmp_path: Path) -> No
     written = card(model, [tmp_path, results], tmp_path / "docs")
     assert "![ann-5: true score 0.0, scored 515.5](model_card/ann-5.png)" in written
     assert (tmp_path / "docs" / "model_card" / "ann-5.png").read_bytes() == b"picture"
+    assert "have seen them, too. Measured with version 0.\n\n| patient or kind |" in written
     assert "# Model card: mine 1" in written
     assert "| scan-a | an archive | CC BY 4.0 |" in written
     assert "`calcium-score train scoring SCANS`" in written
