@@ -338,7 +338,8 @@ def _origin(atlas: Path) -> dict[str, Any]:
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     told = ("program", "settings", "rounds", "subjects_averaged")
     origin = {key: known[key] for key in told if key in known}
-    return origin | {"sha256": sha256(atlas / ATLAS_NAME)}
+    command = "calcium-score atlas build"
+    return {"command": command} | origin | {"sha256": sha256(atlas / ATLAS_NAME)}
 
 
 def _describe(

@@ -83,7 +83,7 @@ def test_an_atlas_that_is_given_is_aligned_to(trained, tmp_path):
     assert description["training"]["alignment"]["recipe"]["atlas"] == "atlas"
     digest = hashlib.sha256((atlas / "atlas.nii.gz").read_bytes()).hexdigest()
     assert description["training"]["atlas"] == {
-        "rounds": 14, "subjects_averaged": 3, "sha256": digest,
+        "command": "calcium-score atlas build", "rounds": 14, "subjects_averaged": 3, "sha256": digest,
     }  # fmt: skip
     kept = sitk.ReadImage(str(out / "atlas.nii.gz"))
     heart = Ellipsoid.from_dict(description["heart"])
