@@ -21,7 +21,7 @@ scans-named:
 # The default model from scratch, into MODEL, from the folder SCANS of the scans that $(SOURCES) names. It goes on where it was
 # stopped. The errors that the intervals are made of are those of trainings without the patients, by the same recipe.
 model: scans-named $(VENV)/.ready
-	test -f $(MODEL)-work/atlas/atlas.json || $(VENV)/bin/calcium-score atlas build "$(SCANS)" --out $(MODEL)-work/atlas
+	$(VENV)/bin/calcium-score atlas build "$(SCANS)" --out $(MODEL)-work/atlas
 	$(VENV)/bin/calcium-score train alignment "$(SCANS)" --atlas $(MODEL)-work/atlas --out $(MODEL) --work $(MODEL)-work/alignment
 	$(VENV)/bin/calcium-score train scoring "$(SCANS)" --out $(MODEL) --work $(MODEL)-work/scoring --annotations $(SOURCES)/annotations
 	$(VENV)/bin/calcium-score train calibration $(SOURCES)/calibration/predicted.csv $(SOURCES)/calibration/reference.csv --out $(MODEL)
