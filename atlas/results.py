@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -152,11 +151,6 @@ def history_text(records: Sequence[Mapping[str, Any]]) -> str:
         for record in records
     ]
     return _table(HISTORY_COLUMNS, rows)
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_record(record: Mapping[str, Any], out: Path) -> None:

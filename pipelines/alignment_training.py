@@ -13,9 +13,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from atlas.results import RECORD_NAME, sha256
+from atlas.results import RECORD_NAME
 from pipelines.model import ALIGNMENT_WEIGHTS_NAME, ATLAS_NAME, update_description
 from registration.alignment_volume import AlignmentVolume
+from registration.file_digest import file_sha256
 from registration.geometry import ImageGrid, affine_matrix, affine_transform
 from registration.preprocessing import prepare_volume
 
@@ -339,7 +340,7 @@ def _origin(atlas: Path) -> dict[str, Any]:
     told = ("program", "settings", "rounds", "subjects_averaged")
     origin = {key: known[key] for key in told if key in known}
     command = "calcium-score atlas build"
-    return {"command": command} | origin | {"sha256": sha256(atlas / ATLAS_NAME)}
+    return {"command": command} | origin | {"sha256": file_sha256(atlas / ATLAS_NAME)}
 
 
 def _describe(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlas.results import ATLAS_NAME, RECORD_NAME, read_atlas_image, sha256
+from atlas.results import ATLAS_NAME, RECORD_NAME, read_atlas_image
 from atlas.settings import FORMAT, AtlasSettings
 from atlas.subject_transform import read_subject_transform
 from atlas.subjects import SPLIT_NAME, Subject, is_drawn_split
@@ -17,6 +17,7 @@ from atlas.work_folder import WORK_NAME, WorkFolder
 from pipelines.atlas_cohort import CohortEntry
 from pipelines.slice_geometry import listed
 from registration.atomic_files import write_atomically
+from registration.file_digest import file_sha256
 
 if TYPE_CHECKING:
     from atlas.atlas_mean import AtlasMean
@@ -153,7 +154,7 @@ def claim_folder(
         "format": FORMAT,
         "settings": json.loads(json.dumps(settings.to_dict())),
         "subjects": [_signature(entry) for entry in entries],
-        "refined": None if continuation is None else sha256(continuation.folder / ATLAS_NAME),
+        "refined": None if continuation is None else file_sha256(continuation.folder / ATLAS_NAME),
     }
     path = work.root / SETTINGS_NAME
     if path.exists():

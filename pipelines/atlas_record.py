@@ -18,12 +18,12 @@ from atlas.results import (
     RECORD_NAME,
     SUBJECTS_NAME,
     AtlasResults,
-    sha256,
 )
 from atlas.settings import AtlasSettings
 from atlas.work_folder import WORK_NAME, WorkFolder
 from pipelines.atlas_cohort import CohortEntry
 from pipelines.version import package_versions, program_version
+from registration.file_digest import file_sha256
 
 if TYPE_CHECKING:
     from atlas.builder import BuiltAtlas
@@ -144,4 +144,4 @@ def atlas_summary(record: Mapping[str, Any]) -> AtlasSummary:
 
 def result_digests(out: Path) -> dict[str, str]:
     """SHA-256 of every result that is there, by name."""
-    return {name: sha256(out / name) for name in RESULT_NAMES if (out / name).exists()}
+    return {name: file_sha256(out / name) for name in RESULT_NAMES if (out / name).exists()}

@@ -7,7 +7,6 @@ elsewhere can be wrong, but it cannot run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from pipelines.batch import ModelIdentity
+from registration.file_digest import file_sha256
 
 if TYPE_CHECKING:
     from calcium.scoring import Scorer
@@ -104,7 +104,7 @@ def read_identity(folder: Path | None = None) -> ModelIdentity:
         ModelError: If there is no readable `model.json` of a known layout.
     """
     description = read_description(folder)
-    digest = _sha256((folder or DEFAULT_MODEL) / DESCRIPTION_NAME)
+    digest = file_sha256((folder or DEFAULT_MODEL) / DESCRIPTION_NAME)
     return ModelIdentity(str(description["name"]), str(description["version"]), digest)
 
 
@@ -174,7 +174,7 @@ def verify_files(folder: Path, description: Mapping[str, Any]) -> None:
             raise ModelError(f"{DESCRIPTION_NAME} in {folder} names a path, {name!r}: refused.")
         if not path.is_file():
             raise ModelError(f"{name} is missing from the model in {folder}. Copy it whole.")
-        if _sha256(path) != expected:
+        if file_sha256(path) != expected:
             raise ModelError(
                 f"{name} in {folder} is not the file that {DESCRIPTION_NAME} describes "
                 "(SHA-256 differs). Copy the model again, or train it again."
@@ -213,11 +213,7 @@ def update_description(
         else:
             description[key] = value
     names = (ATLAS_NAME, ALIGNMENT_WEIGHTS_NAME, SCORING_WEIGHTS_NAME, VESSELS_NAME)
-    description["files"] = {n: _sha256(folder / n) for n in names if (folder / n).is_file()}
+    description["files"] = {n: file_sha256(folder / n) for n in names if (folder / n).is_file()}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,13 +6,14 @@ right: a folder from elsewhere can be wrong, but it cannot run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from registration.file_digest import file_sha256
 
 if TYPE_CHECKING:
     import keras
@@ -59,7 +60,7 @@ def save_registration(
         "name": name or folder.resolve().name,
         "registration": config.to_dict(),
         "training": dict(training or {}),
-        "files": {WEIGHTS_NAME: _sha256(folder / WEIGHTS_NAME)},
+        "files": {WEIGHTS_NAME: file_sha256(folder / WEIGHTS_NAME)},
     }
     partial = folder / f"partial.{DESCRIPTION_NAME}"
     partial.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
@@ -178,7 +179,7 @@ def _trained_networks(
 
     expected = description.get("files", {}).get(WEIGHTS_NAME)
     path = folder / WEIGHTS_NAME
-    if not path.is_file() or _sha256(path) != expected:
+    if not path.is_file() or file_sha256(path) != expected:
         raise RegistrationFolderError(
             f"{WEIGHTS_NAME} in {folder} is missing or not the file that {DESCRIPTION_NAME} "
             "describes (SHA-256 differs). Copy the folder again, or train it again."
@@ -193,7 +194,3 @@ def _trained_networks(
             f"of the program: {error}"
         ) from error
     return network.stages, config
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
