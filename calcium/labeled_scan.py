@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calcium.anatomy_maps import NO_ANATOMY, AnatomyPoints
 from registration.geometry import ImageGrid
 
 
@@ -25,6 +26,7 @@ class LabeledScan:
         atlas_to_scan: Homogeneous matrix from atlas to scan, LPS mm.
         coronary: True where calcium counts, shape of `grid`.
         ignored: True where it is unknown whether calcium counts; `None` for nowhere.
+        anatomy: What is known of where arteries, aorta and valves lie; nothing by default.
     """
 
     name: str
@@ -35,3 +37,4 @@ class LabeledScan:
     atlas_to_scan: NDArray[np.float64]
     coronary: NDArray[np.bool_]
     ignored: NDArray[np.bool_] | None = None
+    anatomy: AnatomyPoints = NO_ANATOMY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from calcium.anatomy_maps import MAP_CELL, NO_ANATOMY, AnatomyPoints
 from calcium.crop_augmentation import CropChange
 from calcium.density import find_candidates
 from calcium.heart_field import LATTICE_SIZE, HeartField
@@ -35,6 +36,7 @@ class LatticeScan:
         coronary: The part of it that is coronary, shape `(m,)`.
         area: Share of each point that is candidate, shape `(m,)`.
         component: In-plane component of each point, from 0, shape `(m,)`.
+        anatomy: What is known of where arteries, aorta and valves lie.
     """
 
     name: str
@@ -47,6 +49,7 @@ class LatticeScan:
     coronary: NDArray[np.float32]
     area: NDArray[np.float32]
     component: NDArray[np.int32]
+    anatomy: AnatomyPoints = NO_ANATOMY
 
     @property
     def agatston(self) -> float:
@@ -102,10 +105,25 @@ class LatticeScan:
         rows, cols = (self.points[here, 1:] - np.array(corner)).T
         image[rows, cols] = first + np.unique(self.component[here], return_inverse=True)[1]
 
-    def unit_coordinates(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Heart-unit coordinates of lattice points (slice, row, column), shape `(n, 3)`."""
+    def anatomy_maps(
+        self, number: int, corner: tuple[int, int], size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Structures of a square of a slice, in cells of `MAP_CELL` lattice points.
+
+        Returns:
+            Maps `(size / MAP_CELL, size / MAP_CELL, structures)`, and which are known.
+        """
+        cells = size // MAP_CELL
+        middles = np.arange(cells) * MAP_CELL + (MAP_CELL - 1) / 2
+        rows, cols = np.meshgrid(corner[0] + middles, corner[1] + middles, indexing="ij")
+        points = np.stack([np.full(rows.size, number), rows.ravel(), cols.ravel()], axis=1)
+        maps, known = self.anatomy.maps(self.field.grid.physical_points(self._native(points)))
+        return maps.reshape(cells, cells, -1), known
+
+    def _native(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Native index (x, y, z) of lattice points (slice, row, column), shape `(n, 3)`."""
         field = self.field
-        index = np.stack(
+        return np.stack(
             [
                 field.start_vox[1] + points[:, 2] * field.step_vox[1],
                 field.start_vox[0] + points[:, 1] * field.step_vox[0],
@@ -113,8 +131,11 @@ class LatticeScan:
             ],
             axis=1,
         )
-        matrix = (field.to_unit @ field.grid.index_to_physical_matrix)[:3]
-        return index @ matrix[:, :3].T + matrix[:, 3]
+
+    def unit_coordinates(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Heart-unit coordinates of lattice points (slice, row, column), shape `(n, 3)`."""
+        matrix = (self.field.to_unit @ self.field.grid.index_to_physical_matrix)[:3]
+        return self._native(points) @ matrix[:, :3].T + matrix[:, 3]
 
     def _points_in(self, number: int, corner: tuple[int, int], size: int) -> NDArray[np.intp]:
         first, last = np.searchsorted(self.points[:, 0], [number, number + 1])
@@ -161,7 +182,17 @@ def lattice_scan(
         ]
     points, dense, coronary, area, component = columns
     return LatticeScan(
-        scan.name, scan.group, scan.kind, field, hu, points, dense, coronary, area, component
+        scan.name,
+        scan.group,
+        scan.kind,
+        field,
+        hu,
+        points,
+        dense,
+        coronary,
+        area,
+        component,
+        scan.anatomy,
     )
 
 
@@ -200,6 +231,9 @@ def save_lattice_scan(path: Path, scan: LatticeScan) -> None:
         coronary=scan.coronary,
         area=scan.area,
         component=scan.component,
+        anatomy_mm=scan.anatomy.points_mm,
+        anatomy_radii_mm=scan.anatomy.radii_mm,
+        anatomy_structure=scan.anatomy.structure,
     )
     partial.rename(path)
 
@@ -218,4 +252,6 @@ def load_lattice_scan(path: Path) -> LatticeScan:
         pairs = (tuple(data[k].tolist()) for k in ("start", "step", "slices"))
         field = HeartField(grid, data["to_unit"], *pairs)
         arrays = [data[k] for k in ("points", "density", "coronary", "area", "component")]
-    return LatticeScan(name, group, kind, field, mapped_array(path, "hu"), *arrays)
+        anatomy = AnatomyPoints(*(data[f"anatomy_{k}"] for k in ("mm", "radii_mm", "structure")))
+    scan = LatticeScan(name, group, kind, field, mapped_array(path, "hu"), *arrays)
+    return replace(scan, anatomy=anatomy)

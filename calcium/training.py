@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calcium.anatomy_maps import STRUCTURES
 from calcium.training_data import Batch, CropSampler
 from calcium.training_key import training_key
 
@@ -63,22 +64,27 @@ class TrainingOptions:
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * share))))
 
 
-def attention_loss(attention: Any, density: Any, scores: tuple[Any, ...], lesions: Any) -> Any:
+def attention_loss(
+    output: Any, density: Any, scores: tuple[Any, ...], lesions: Any, anatomy: Any = None
+) -> Any:
     """Error of the scores of squares and lesions: of the whole crop by size, of parts by share.
 
     The first, large squares are compared on a logarithmic scale. For the others, the share of
     a square's density that counts is compared by cross-entropy: a lesion that is wholly
     missed has an attention near 0, where the score's own gradient has vanished. A lesion is
     decided on as a whole, by the mean logit of its attention, and so it is compared, too: a
-    network that is sure of one part of it need not be of the others.
+    network that is sure of one part of it need not be of the others. What a network draws of the
+    anatomy is compared with where it lies.
 
     Args:
-        attention: Network output, shape `(n, h, w, 1)`.
+        output: Attention, shape `(n, h, w, 1)`, or this and the logits of maps of the anatomy.
         density: Agatston density, shape `(n, h, w)`.
         scores: True scores of the squares of each size, large first, shapes
             `(n, h / b, w / b)`.
         lesions: Lesion of every point, counted from 1, shape `(n, h, w)`, and their true scores,
             shape `(lesions + 1,)`.
+        anatomy: True maps, shape `(n, h / 4, w / 4, structures)`, and which of them are known,
+            shape `(n, structures)`; for a network that draws them.
 
     Returns:
         Scalar tensor: the sum over square sizes and lesions, zero for exact scores. Squares
@@ -86,6 +92,7 @@ def attention_loss(attention: Any, density: Any, scores: tuple[Any, ...], lesion
     """
     from keras import ops
 
+    attention, drawn = output if isinstance(output, list | tuple) else (output, None)
     weighted = attention[..., 0] * density
     height, width = density.shape[1], density.shape[2]
     total = 0.0
@@ -102,7 +109,8 @@ def attention_loss(attention: Any, density: Any, scores: tuple[Any, ...], lesion
             certain = ops.maximum(possible, 1e-6)
             error = _cross_entropy(predicted / certain, ops.clip(score / certain, 0.0, 1.0))
         total = total + ops.sum(weight * error) / (ops.sum(weight) + 1.0)
-    return total + _lesion_loss(attention[..., 0], density, *lesions)
+    total = total + _lesion_loss(attention[..., 0], density, *lesions)
+    return total if drawn is None else total + _anatomy_loss(drawn, *anatomy)
 
 
 def _lesion_loss(attention: Any, density: Any, labels: Any, scores: Any) -> Any:
@@ -123,14 +131,25 @@ def _lesion_loss(attention: Any, density: Any, labels: Any, scores: Any) -> Any:
     return ops.sum(weight * error) / (ops.sum(weight) + 1.0)
 
 
-def regression_loss(predicted: Any, density: Any, scores: tuple[Any, ...], lesions: Any) -> Any:
+def _anatomy_loss(logits: Any, maps: Any, known: Any) -> Any:
+    """Cross-entropy of maps beyond that of the truth with itself, summed over the structures."""
+    from keras import ops
+
+    error = ops.softplus(logits) - maps * logits
+    true = ops.clip(maps, SHARE_FLOOR, 1.0 - SHARE_FLOOR)
+    error = error + true * ops.log(true) + (1.0 - true) * ops.log(1.0 - true)
+    weight = known[:, None, None, :] * ops.ones_like(maps)
+    return len(STRUCTURES) * ops.sum(weight * error) / (ops.sum(weight) + 1.0)
+
+
+def regression_loss(predicted: Any, density: Any, scores: tuple[Any, ...], *others: Any) -> Any:
     """Huber loss on `log1p` of the score of each slice.
 
     Args:
         predicted: Network output, shape `(n, 1)`.
         density: Not used; the published network has no density.
         scores: True scores of the squares; the sum of the first is the slice's score.
-        lesions: Not used either.
+        *others: Lesions and anatomy, not used either.
 
     Returns:
         Scalar tensor.
@@ -144,7 +163,7 @@ def regression_loss(predicted: Any, density: Any, scores: tuple[Any, ...], lesio
 def train_network(
     network: Any,
     sampler: CropSampler,
-    loss: Callable[[Any, Any, tuple[Any, ...], tuple[Any, Any]], Any],
+    loss: Callable[..., Any],
     folder: Path,
     options: TrainingOptions,
     *,
@@ -299,10 +318,18 @@ def _update_function(tf: Any, network: Any, optimizer: Any, loss: Any) -> Any:
     """One compiled optimizer step."""
 
     @tf.function(reduce_retracing=True)
-    def update(inputs: Any, density: Any, labels: Any, lesion_scores: Any, *scores: Any) -> Any:
+    def update(
+        inputs: Any,
+        density: Any,
+        labels: Any,
+        lesion_scores: Any,
+        maps: Any,
+        known: Any,
+        *scores: Any,
+    ) -> Any:
         with tf.GradientTape() as tape:
             output = network(inputs, training=True)
-            value = loss(output, density, scores, (labels, lesion_scores))
+            value = loss(output, density, scores, (labels, lesion_scores), (maps, known))
         gradients = tape.gradient(value, network.trainable_variables)
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         return value
@@ -311,7 +338,8 @@ def _update_function(tf: Any, network: Any, optimizer: Any, loss: Any) -> Any:
 
 
 def _tensors(tf: Any, batch: Batch) -> tuple[Any, ...]:
-    parts = (batch.inputs, batch.density, batch.lesions, batch.lesion_scores, *batch.scores)
+    maps = (batch.anatomy, batch.anatomy_known)
+    parts = (batch.inputs, batch.density, batch.lesions, batch.lesion_scores, *maps, *batch.scores)
     return tuple(tf.constant(a) for a in parts)
 
 

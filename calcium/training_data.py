@@ -2,7 +2,7 @@
 
 What a network learns from is the score of a crop: the density of the crop's coronary
 calcium, summed. The sums are made here from the splatted density; the labels themselves
-never reach the loss.
+never reach the loss. Beside them stands where the anatomy lies that a network learns to draw.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calcium.anatomy_maps import MAP_CELL, STRUCTURES
 from calcium.crop_augmentation import CropAugmentation
 from calcium.heart_field import LATTICE_SIZE
 from calcium.lattice_scan import LatticeScan
@@ -46,6 +47,9 @@ class Batch:
         lesions: In-plane lesion that each lattice point belongs to, counted through the batch
             from 1, 0 for none, shape `(n, s, s)`.
         lesion_scores: True scores of the lesions, 0 first, shape `(lesions + 1,)`.
+        anatomy: Maps of the structures, shape `(n, s / c, s / c, structures)` with c `MAP_CELL`;
+            `(n, 0, 0, structures)` without any.
+        anatomy_known: 1 where a structure is known, 0 elsewhere, shape `(n, structures)`.
     """
 
     inputs: NDArray[np.float32]
@@ -53,6 +57,8 @@ class Batch:
     scores: tuple[NDArray[np.float32], ...]
     lesions: NDArray[np.int32]
     lesion_scores: NDArray[np.float32]
+    anatomy: NDArray[np.float32]
+    anatomy_known: NDArray[np.float32]
 
 
 class CropSampler:
@@ -68,6 +74,7 @@ class CropSampler:
         augmentation: How crops are changed.
         coronary_share: Share of crops near coronary calcium, where a scan has any.
         anywhere_share: Share of crops placed anywhere; the rest is near other candidates.
+        anatomy: Whether batches hold maps of the anatomy.
 
     Raises:
         ValueError: If there are no scans, or not one weight for each.
@@ -85,6 +92,7 @@ class CropSampler:
         augmentation: CropAugmentation | None = None,
         coronary_share: float = CORONARY_SHARE,
         anywhere_share: float = ANYWHERE_SHARE,
+        anatomy: bool = False,
     ) -> None:
         if not scans:
             raise ValueError("training needs at least one scan. Received: none")
@@ -101,6 +109,7 @@ class CropSampler:
         self.augmentation = augmentation or CropAugmentation()
         self.coronary_share = coronary_share
         self.anywhere_share = anywhere_share
+        self.anatomy = anatomy
         self._tables = [ComponentTable.of(scan) for scan in scans]
 
     def batch(self, step: int) -> Batch:
@@ -111,6 +120,9 @@ class CropSampler:
         density = np.empty((self.batch_size, size, size), np.float32)
         wanted = np.empty_like(density)
         lesions = np.zeros(density.shape, np.int32)
+        cells = size // MAP_CELL if self.anatomy else 0
+        maps = np.zeros((self.batch_size, cells, cells, len(STRUCTURES)), np.float32)
+        known = np.zeros((self.batch_size, len(STRUCTURES)), np.float32)
         count = 0
         for item in range(self.batch_size):
             which = int(rng.choice(len(self.scans), p=self.weights))
@@ -121,9 +133,11 @@ class CropSampler:
             )
             scan.mark_lesions(lesions[item], number, corner, first=count + 1)
             count = max(count, int(lesions[item].max()))
+            if self.anatomy:
+                maps[item], known[item] = scan.anatomy_maps(number, corner, size)
         lesion_scores = np.bincount(lesions.ravel(), wanted.ravel()).astype(np.float32)
         scores = tuple(block_sums(wanted, b) for b in self.block_sizes)
-        return Batch(inputs, density, scores, lesions, lesion_scores)
+        return Batch(inputs, density, scores, lesions, lesion_scores, maps, known)
 
     def _place(self, rng: np.random.Generator, which: int) -> tuple[int, tuple[int, int]]:
         """Slice and corner of a crop: on coronary calcium, on other candidates, or anywhere."""

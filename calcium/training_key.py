@@ -48,6 +48,7 @@ def training_key(
         "shares": [sampler.coronary_share, sampler.anywhere_share],
         "augmentation": asdict(sampler.augmentation),
         "weights": None if sampler.weights is None else sampler.weights.tolist(),
+        "anatomy": sampler.anatomy,
         "scans": [[scan.name, scan_digest(scan)] for scan in sampler.scans],
     }
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
@@ -58,7 +59,8 @@ def scan_digest(scan: LatticeScan) -> str:
     field, grid = scan.field, scan.field.grid
     geometry = (grid.size, grid.spacing, grid.origin, grid.direction, field.to_unit)
     places = (field.start_vox, field.step_vox, field.slices)
-    arrays = (scan.hu, scan.points, scan.density, scan.coronary, scan.area, scan.component)
+    known = (scan.anatomy.points_mm, scan.anatomy.radii_mm, scan.anatomy.structure)
+    arrays = (scan.hu, scan.points, scan.density, scan.coronary, scan.area, scan.component, *known)
     hasher = hashlib.sha256()
     for values in (*(np.asarray(v, float) for v in (*geometry, *places)), *arrays):
         hasher.update(f"{values.dtype} {values.shape} ".encode())

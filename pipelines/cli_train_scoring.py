@@ -25,6 +25,7 @@ SCANS_OPTIONS = (
     "widths",
     "simulated",
     "phantoms",
+    "anatomy",
     "phantom_share",
     "validation_phantoms",
     "steps",
@@ -110,6 +111,12 @@ def _widths(text: str | None) -> tuple[int, ...] | None:
     help="Kernels of every level of the network, such as 16,32,64,96,128.  [default: "
     "12,24,40,56, plain 12,16,24,32,48]",
 )
+@click.option(
+    "--anatomy/--no-anatomy",
+    default=True,
+    show_default=True,
+    help="Whether networks also learn to draw where arteries, aorta and valves lie.",
+)
 @click.option("--simulated", type=click.IntRange(min=1), default=60, show_default=True)
 @click.option("--phantoms", type=click.IntRange(min=0), default=120, show_default=True)
 @click.option(
@@ -160,6 +167,7 @@ def command(
     network: str,
     members: int,
     widths: tuple[int, ...] | None,
+    anatomy: bool,
     simulated: int,
     phantoms: int,
     phantom_share: float | None,
@@ -172,7 +180,7 @@ def command(
 ) -> None:
     """Train scoring from SCANS with calcium inserted along their annotated vessels.
 
-    Only scores of crops are learnt from. The training can be killed at any moment; the
+    Of calcium, only scores of crops are learnt from. The training can be killed at any moment; the
     same command goes on.
 
     With --table TABLE instead of SCANS, train a model further on a cohort of your own, from
@@ -194,7 +202,7 @@ def command(
         raise click.UsageError("give SCANS with --annotations, or --table, or --phantoms-only")
     _refuse_given(ctx, TABLE_OPTIONS, "with --table alone")
     if network == "plain":
-        _refuse_given(ctx, ("members",), "with --network additive alone")
+        _refuse_given(ctx, ("members", "anatomy"), "with --network additive alone")
     _refuse_other_folders(out)
 
     from pipelines.scoring_recipe import LEARNING_RATES, ScoringRecipe
@@ -204,6 +212,7 @@ def command(
         network=network,
         members=members if network == "additive" else 1,
         widths=widths or WIDTHS[network],
+        anatomy=anatomy,
         learning_rate=learning_rate or LEARNING_RATES[network],
         simulated=0 if phantoms_only else simulated,
         phantoms=phantoms,

@@ -26,6 +26,7 @@ class ScoringRecipe:
         batch_size: Crops per step.
         learning_rate: Peak of the schedule.
         seed: Seed of data and weights.
+        anatomy: Whether additive networks learn to draw the annotated anatomy, too.
         hold_out: Names of backgrounds kept for validation.
         workers: Processes that make scans; no influence on the result.
     """
@@ -41,8 +42,14 @@ class ScoringRecipe:
     batch_size: int = 16
     learning_rate: float = 2e-3
     seed: int = 20261123
+    anatomy: bool = True
     hold_out: tuple[str, ...] = field(default=())
     workers: int = 2
+
+    @property
+    def draws_anatomy(self) -> bool:
+        """Whether networks draw the anatomy in their training."""
+        return self.anatomy and self.network == "additive"
 
     @property
     def command(self) -> str:
@@ -64,5 +71,6 @@ class ScoringRecipe:
         scans = "SCANS --annotations FOLDER" if self.simulated else "--phantoms-only"
         parts = [f"calcium-score train scoring {scans} --out MODEL"]
         parts += [f"--{name} {value}" for name, value in settings.items()]
+        parts += [] if self.draws_anatomy or self.network == "plain" else ["--no-anatomy"]
         parts += [f"--hold-out {name}" for name in self.hold_out]
         return " ".join(parts)

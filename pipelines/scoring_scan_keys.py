@@ -13,6 +13,9 @@ from pipelines.model import ALIGNMENT_WEIGHTS_NAME, ATLAS_NAME, DESCRIPTION_NAME
 if TYPE_CHECKING:
     from pipelines.scoring_scans import BackgroundSource
 
+CACHE_FORMAT = 2
+"""Number of what is kept of a scan; raised whenever older files lack something."""
+
 KEY_LENGTH = 12
 """Hexadecimal digits in the name of a cached scan."""
 
@@ -24,7 +27,7 @@ def background_digest(source: BackgroundSource) -> str:
         KeyError: If the folder of annotations has none of that name any more.
     """
     annotation = read_annotations(source.annotations)[source.name]
-    return digest_of(source.candidate.content_hash, annotation, source.atlas_to_scan)
+    return digest_of(CACHE_FORMAT, source.candidate.content_hash, annotation, source.atlas_to_scan)
 
 
 def alignment_digest(model: Path) -> str:
@@ -37,7 +40,7 @@ def alignment_digest(model: Path) -> str:
     files = [hashlib.sha256((model / n).read_bytes()) for n in names if (model / n).is_file()]
     described = read_description(model) if (model / DESCRIPTION_NAME).is_file() else {}
     settings = [described.get(section) for section in ("heart", "alignment")]
-    return digest_of([file.hexdigest() for file in files], settings)
+    return digest_of(CACHE_FORMAT, [file.hexdigest() for file in files], settings)
 
 
 def digest_of(*values: Any) -> str:

@@ -18,6 +18,7 @@ from zlib import crc32
 import numpy as np
 import SimpleITK as sitk
 
+from calcium.anatomy_maps import AnatomyPoints
 from calcium.labeled_scan import LabeledScan
 from calcium.lattice_scan import LatticeScan, lattice_scan, load_lattice_scan, save_lattice_scan
 from calcium.orientation import Orientation
@@ -313,6 +314,7 @@ def labeled_phantom(
         ImageGrid.from_image(phantom.image),
         affine_matrix(aligner.align(phantom.image).atlas_to_scan),
         sitk.GetArrayFromImage(phantom.calcium_mask) > 0,
+        anatomy=AnatomyPoints.of(phantom.centerlines),
     )
 
 

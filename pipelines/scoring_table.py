@@ -58,7 +58,7 @@ TOTAL_ATOL, TOTAL_RTOL = 1.0, 0.01
 """Largest difference of a score from the sum of its territories, in points and as a share of it:
 reports round both."""
 
-PREPARATION = 2
+PREPARATION = 3
 """Version of the way scans are prepared; those that another one has kept are made anew."""
 
 

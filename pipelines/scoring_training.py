@@ -45,6 +45,9 @@ LOGGER = logging.getLogger(__name__)
 HELD_OUT_NAME = "held_out.csv"
 """Scores of scans that took part neither in the training nor in any choice."""
 
+ATTENTION_NAME = "attention.weights.h5"
+"""Weights of a network that drew the anatomy in its training, without that part."""
+
 JOINED_NAME = "joined.weights.h5"
 """Weights of all members in one file."""
 
@@ -115,6 +118,7 @@ def _train_member(
     """One network with the weights of its last step, and where these are."""
     import keras
 
+    from calcium.networks.attention_unet import attention_alone
     from calcium.networks.predictor import build_network
     from calcium.training import (
         TrainingOptions,
@@ -125,10 +129,10 @@ def _train_member(
 
     seed = recipe.seed + number
     keras.utils.set_random_seed(seed % 2**31)
-    network = build_network(recipe.network, recipe.widths)
+    network = build_network(recipe.network, recipe.widths, anatomy=recipe.draws_anatomy)
 
     def evaluate(trained: Any, step: int) -> dict[str, float]:
-        found = dict(validate(trained, judges, recipe.network).metrics)
+        found = dict(validate(attention_alone(trained), judges, recipe.network).metrics)
         told = {k: round(v, 3) for k, v in found.items()}
         LOGGER.info("network %d of %d, step %d: %s", number + 1, recipe.members, step, told)
         return found
@@ -146,6 +150,12 @@ def _train_member(
         ),
         evaluate=evaluate if judges else None,
     )
+    if recipe.draws_anatomy:
+        # what it draws was for its training
+        alone = build_network(recipe.network, recipe.widths)
+        alone.set_weights(attention_alone(network).get_weights())
+        network, weights = alone, folder / ATTENTION_NAME
+        network.save_weights(weights)
     return network, weights
 
 
@@ -165,6 +175,7 @@ def _sampler(scans: Sequence[LatticeScan], recipe: ScoringRecipe, seed: int) -> 
         # calcium is too rare to be learnt
         coronary_share=CORONARY_SHARE if additive else 0.25,
         anywhere_share=ANYWHERE_SHARE if additive else 0.5,
+        anatomy=recipe.draws_anatomy,
     )
 
 
@@ -262,6 +273,7 @@ def model_sections(
                     "phantoms": recipe.phantoms,
                     "phantom_share": recipe.phantom_share,
                     "validation_phantoms": recipe.validation_phantoms,
+                    "anatomy": recipe.draws_anatomy,
                 },
                 "scans": list(scans),
                 "held_out": list(recipe.hold_out),

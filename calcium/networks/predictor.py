@@ -16,27 +16,33 @@ NETWORKS = ("additive", "plain")
 """Names of the networks behind the one interface."""
 
 
-def build_network(name: str, widths: Sequence[int], members: int = 1) -> Any:
+def build_network(
+    name: str, widths: Sequence[int], members: int = 1, *, anatomy: bool = False
+) -> Any:
     """Untrained network of a name.
 
     Args:
         name: `"additive"` (attention U-Net) or `"plain"` (slice regression).
         widths: Kernels per level.
         members: Additive networks whose mean logit counts.
+        anatomy: Whether an additive network draws the anatomy, too, for its training.
 
     Returns:
         A `keras.Model`.
 
     Raises:
-        ValueError: If there is no network of that name, or several plain ones are asked for.
+        ValueError: If there is no network of that name, or several plain ones are asked for, or
+            a plain one that draws the anatomy.
     """
     if name == "additive":
         from calcium.networks.attention_unet import attention_unet
 
-        return attention_unet(widths, members=members)
+        return attention_unet(widths, members=members, anatomy=anatomy)
     if name == "plain":
         if members != 1:
             raise ValueError(f"the plain network has one member. Received: {members}")
+        if anatomy:
+            raise ValueError("the plain network draws no anatomy. Received: anatomy=True")
         from calcium.networks.slice_regression import slice_regression
 
         return slice_regression(widths)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calcium.anatomy_maps import AnatomyPoints
+
 Points = NDArray[np.float64]
 """LPS points, mm, shape `(n, 3)`."""
 
@@ -62,6 +64,13 @@ class Anatomy:
             points(ring.get("points") or []),
             {k: np.asarray(v, dtype=float) for k, v in (annotation.get("landmarks") or {}).items()},
             frozenset(k for k, v in courses.items() if v.get("confidence") == "guess"),
+        )
+
+    def points(self) -> AnatomyPoints:
+        """Where the structures lie, guessed courses among them; what is absent stays unknown."""
+        aorta = {k: (line, self.aorta_radii_mm[k]) for k, line in self.aorta.items()}
+        return AnatomyPoints.of(
+            self.courses, aorta, (self.valve_mm, self.valve_radius_mm), self.mitral_ring_mm
         )
 
     def mapped(self, transform: Callable[[Points], Points]) -> Anatomy:

@@ -150,6 +150,7 @@ def simulate_scan(
         atlas_to_scan,
         coronary,
         ignored & ~coronary,
+        anatomy.points(),
     )
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from calcium.networks.attention_unet import join_members
+from calcium.anatomy_maps import STRUCTURES
+from calcium.networks.attention_unet import attention_alone, join_members
 from calcium.networks.predictor import Predictor, build_network
 from calcium.networks.slice_inputs import INPUT_CHANNELS, slice_inputs
 from calcium.networks.slice_regression import slice_scores
@@ -78,6 +79,24 @@ def test_several_members_answer_by_their_mean_logit(tmp_path):
     np.testing.assert_allclose(found, 1.0 / (1.0 + np.exp(-logits)), atol=1e-5)
     assert np.ptp([a.mean() for a in answers]) > 1e-3
     assert join_members(parts[:1], (4, 6)) is parts[0]
+
+
+def test_what_a_network_draws_of_the_anatomy_comes_beside_its_attention():
+    for widths in ((4, 6), (4, 6, 8)):
+        network = build_network("additive", widths, anatomy=True)
+        inputs = np.random.default_rng(6).normal(size=(2, 32, 48, INPUT_CHANNELS))
+        attention, drawn = network(inputs.astype(np.float32))
+        assert attention.shape == (2, 32, 48, 1)
+        assert drawn.shape == (2, 8, 12, len(STRUCTURES))
+        # the part that ships is a network without
+        alone = build_network("additive", widths)
+        alone.set_weights(attention_alone(network).get_weights())
+        np.testing.assert_allclose(alone(inputs.astype(np.float32)), attention, atol=1e-6)
+    assert attention_alone(alone) is alone
+    with pytest.raises(ValueError, match="anatomy is drawn by one member"):
+        build_network("additive", (4, 6), 2, anatomy=True)
+    with pytest.raises(ValueError, match="the plain network draws no anatomy"):
+        build_network("plain", (4, 6, 8), anatomy=True)
 
 
 def test_members_are_asked_for_where_there_can_be_any(tmp_path):

@@ -50,6 +50,19 @@ def test_the_same_seed_gives_the_same_scan_and_another_seed_another():
     assert other.grid != first.grid or not np.array_equal(first.volume_hu, other.volume_hu)
 
 
+def test_the_anatomy_moves_with_the_scan():
+    options = GeneratorOptions(native_share=0.0, zero_share=1.0, deformation_strength=1.5)
+    for k in range(4):
+        scan = simulate_scan(background(), HEART, (8, k), options)
+        maps, known = scan.anatomy.maps(scan.grid.voxel_points().reshape(-1, 3)[::7])
+        assert known.tolist() == [True, False, False, True, True, False]
+        # the course runs along the fat about the heart, which is darker than muscle and not lung
+        at = maps[:, 0] > 0.9
+        if at.sum() > 20:
+            seen = scan.volume_hu.ravel()[::7][at]
+            assert -400 < np.median(seen) < 60
+
+
 def test_scans_without_plaque_score_zero_whatever_the_distractors():
     options = GeneratorOptions(zero_share=1.0)
     scans = [simulate_scan(background(), HEART, (6, k), options) for k in range(6)]

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from calcium.anatomy_maps import AnatomyPoints
 from calcium.density import agatston_density
 from calcium.labeled_scan import LabeledScan
 from calcium.lattice_scan import lattice_scan, load_lattice_scan, save_lattice_scan
@@ -66,6 +67,43 @@ def test_saved_lattice_scans_come_back_equal(tmp_path):
     first, second = (s.crop(3, (64, 40), 128) for s in (scan, again))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert again.field.grid == scan.field.grid
+
+
+def with_anatomy(scan, seed=0):
+    """The scan with a course through some of its coronary calcium."""
+    z, y, x = np.nonzero(scan.coronary)
+    chosen = np.random.default_rng(seed).choice(len(z), 5, replace=False)
+    course = GRID.physical_points(np.stack([x, y, z], axis=1)[np.sort(chosen)])
+    return replace(scan, anatomy=AnatomyPoints.of({"RCA": course}))
+
+
+def test_maps_of_the_anatomy_lie_where_it_is(tmp_path):
+    scan = with_anatomy(labeled())
+    save_lattice_scan(tmp_path / "case.npz", lattice_scan(scan, HEART))
+    on_lattice = load_lattice_scan(tmp_path / "case.npz")
+    for point in scan.anatomy.points_mm:
+        x, y, z = GRID.indices(point.astype(float))
+        field = on_lattice.field
+        number = int(np.clip(round(z), *field.slices)) - field.slices[0]
+        row = (y - field.start_vox[0]) / field.step_vox[0]
+        col = (x - field.start_vox[1]) / field.step_vox[1]
+        corner = (int(row) // 4 * 4 - 40, int(col) // 4 * 4 - 60)
+        maps, known = on_lattice.anatomy_maps(number, corner, 128)
+        assert known.tolist() == [False, False, True, False, False, False]
+        # half a cell and half a slice off at most
+        assert maps[10, 15, 2] > 0.9
+        assert maps[..., [0, 1, 3, 4, 5]].max() == 0.0
+
+
+def test_batches_with_anatomy_hold_the_same_crops():
+    scans = [lattice_scan(with_anatomy(labeled(k)), HEART) for k in range(2)]
+    plain, drawn = (CropSampler(scans, seed=4, batch_size=3, anatomy=a) for a in (False, True))
+    first, second = plain.batch(7), drawn.batch(7)
+    assert np.array_equal(first.inputs, second.inputs)
+    assert first.anatomy.shape == (3, 0, 0, 6)
+    assert second.anatomy.shape == (3, 32, 32, 6)
+    assert second.anatomy_known.tolist() == [[0, 0, 1, 0, 0, 0]] * 3
+    assert second.anatomy[..., 2].max() > 0.5
 
 
 def test_batches_depend_on_seed_and_step_alone():
@@ -145,6 +183,26 @@ def test_losses_by_hand():
     # plain: ln(1 + 7) against 0.2; beyond 1 the loss is linear
     got = float(regression_loss(np.array([[0.2]], np.float32), density, (quarters,), NO_LESIONS))
     assert got == pytest.approx(np.log(8.0) - 0.2 - 0.5, rel=1e-5)
+
+
+def test_the_loss_of_the_anatomy_is_that_of_known_structures():
+    attention = np.zeros((1, 8, 8, 1), np.float32)
+    density = np.zeros((1, 8, 8), np.float32)
+    logits = np.zeros((1, 2, 2, 6), np.float32)
+    maps = np.zeros((1, 2, 2, 6), np.float32)
+    maps[0, 0, 0, 1] = 1.0
+    logits[0, :, :, 4] = 50.0
+    known = np.array([[0, 1, 1, 0, 0, 0]], np.float32)
+    none = (np.zeros((1, 8, 8), np.int32), np.zeros(1, np.float32))
+
+    def loss(drawn):
+        return float(attention_loss([attention, drawn], density, (), none, (maps, known)))
+
+    # two structures of four cells, each told with a chance of one half, and the 1 added
+    assert loss(logits) == pytest.approx(6 * 8 * np.log(2.0) / 9, rel=1e-3)
+    right = np.where(maps > 0, 30.0, -30.0).astype(np.float32)
+    assert loss(right) == pytest.approx(0.0, abs=1e-3)
+    assert loss(-right) > 10.0
 
 
 def test_the_loss_of_a_lesion_is_that_of_its_mean_logit():
@@ -306,6 +364,7 @@ def test_checkpoint_of_another_training_is_refused(tmp_path):
         ([elsewhere], {}),
         ([replace(scan, coronary=scan.density)], {}),
         ([replace(scan, name="another")], {}),
+        ([replace(scan, anatomy=AnatomyPoints.of({"LAD": np.zeros((2, 3))}))], {}),
     ]
     for scans, settings in others:
         with pytest.raises(ValueError, match="belongs to another training") as refused:

@@ -13,6 +13,7 @@ from calcium.networks.predictor import build_network
 from pipelines import scoring_training
 from pipelines.scoring_recipe import ScoringRecipe
 from pipelines.scoring_training import (
+    ATTENTION_NAME,
     HELD_OUT_NAME,
     Validation,
     model_sections,
@@ -38,6 +39,12 @@ def test_sections_hold_what_the_scorer_needs_and_how_it_was_trained():
     assert "--network additive" in training["command"]
     assert "--seed 7" in training["command"]
     assert training["metrics"] == {"kappa": 0.9877}
+
+
+def test_the_command_tells_of_a_training_without_anatomy():
+    assert "--no-anatomy" in ScoringRecipe(anatomy=False).command
+    assert "anatomy" not in ScoringRecipe().command
+    assert "anatomy" not in ScoringRecipe(network="plain").command
 
 
 def test_who_is_left_out_is_scored_and_chooses_nothing(tmp_path):
@@ -67,6 +74,7 @@ def test_a_folder_keeps_to_one_training(tmp_path):
         {"seed": 2},
         {"steps": 1},
         {"learning_rate": 1e-2},
+        {"anatomy": False},
     ):
         with pytest.raises(ValueError, match="belongs to another training"):
             train_scoring(scans[:2], replace(recipe, **changed), tmp_path, validation=scans[2:])
@@ -93,7 +101,7 @@ def test_members_are_trained_from_seeds_of_their_own_and_joined(tmp_path):
     joined.load_weights(weights)
     for number, folder in enumerate((tmp_path / "a", tmp_path / "a" / "member-2")):
         alone = build_network("additive", (4, 6))
-        alone.load_weights(folder / "network.weights.h5")
+        alone.load_weights(folder / ATTENTION_NAME)
         kept = joined.get_layer(member_name(number)).get_weights()
         assert all(map(np.array_equal, kept, alone.get_weights()))
     # the second is what a training from the next seed gives
