@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-STRUCTURES = ("left main and LAD", "LCX", "RCA", "aorta", "aortic valve", "mitral annulus")
-"""What the maps show, in their order."""
+from calcium.filled_line import filled_line
+from calcium.territories import TERRITORIES, TERRITORY_OF_VESSEL
 
-COURSES = {"LM": 0, "LAD": 0, "D1": 0, "LCX": 1, "OM": 1, "RCA": 2, "PDA": 2}
-"""Structure that every coronary course belongs to."""
+STRUCTURES = (*TERRITORIES, "aorta", "aortic valve", "mitral annulus")
+"""What the maps show, in their order."""
 
 SOFTNESS_MM = 6.0
 """Standard deviation by which a map falls off beside a structure [mm]: courses are good to 5 mm."""
@@ -54,18 +54,23 @@ class AnatomyPoints:
         """Points of an anatomy; whatever is not given stays unknown.
 
         Args:
-            courses: Coronary artery (a key of `COURSES`) to its center line, LPS mm, `(n, 3)`.
+            courses: Coronary artery (a key of `TERRITORY_OF_VESSEL`) to its center line, LPS mm,
+                shape `(n, 3)`.
             aorta: Part of the aorta to its center line and radius, mm.
             valve: Middle of the aortic valve, LPS mm, and radius of its annulus, mm.
             mitral_ring: Points around the mitral annulus, LPS mm, shape `(n, 3)`.
         """
-        parts = [(COURSES[name], line, 0.0) for name, line in courses.items() if name in COURSES]
-        parts += [(3, line, radius) for line, radius in (aorta or {}).values()]
+        vessels = [name for name in courses if name in TERRITORY_OF_VESSEL]
+        parts = [(TERRITORY_OF_VESSEL[name], courses[name], 0.0) for name in vessels]
+        parts += [("aorta", line, radius) for line, radius in (aorta or {}).values()]
         if valve is not None:
-            parts.append((4, *valve))
+            parts.append(("aortic valve", *valve))
         ring = np.reshape(np.asarray(mitral_ring, float), (-1, 3))
-        parts.append((5, np.vstack([ring, ring[:1]]), 0.0))
-        lines = [(number, filled_line(line), radius) for number, line, radius in parts]
+        parts.append(("mitral annulus", np.vstack([ring, ring[:1]]), 0.0))
+        lines = [
+            (STRUCTURES.index(name), filled_line(line, POINT_DISTANCE_MM), radius)
+            for name, line, radius in parts
+        ]
         return cls(
             np.concatenate([line for _, line, _ in lines]).astype(np.float32),
             np.concatenate([np.full(len(p), r, np.float32) for _, p, r in lines]),
@@ -104,13 +109,3 @@ NO_ANATOMY = AnatomyPoints(
     np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.uint8)
 )
 """Of a scan of whose anatomy nothing is known."""
-
-
-def filled_line(points: ArrayLike) -> NDArray[np.float64]:
-    """Points of a line at most `POINT_DISTANCE_MM` apart, its ends included, shape `(m, 3)`."""
-    line = np.reshape(np.asarray(points, float), (-1, 3))
-    if len(line) < 2:
-        return line
-    at = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    wanted = np.linspace(0.0, at[-1], int(np.ceil(at[-1] / POINT_DISTANCE_MM)) + 1)
-    return np.stack([np.interp(wanted, at, column) for column in line.T], axis=1)

@@ -7,12 +7,14 @@ of several people, aligned to the atlas, and the artery that lies near in most o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from calcium.filled_line import filled_line
 
 TERRITORIES = ("LM/LAD", "LCX", "RCA")
 """Left main and anterior descending, circumflex, right coronary artery."""
@@ -90,7 +92,7 @@ class VesselAtlas:
         found = np.full((len(places), len(TERRITORIES)), np.inf)
         for vessel, course in person.items():
             column = TERRITORIES.index(TERRITORY_OF_VESSEL[vessel])
-            offsets = places[:, None] - _dense(course)[None]
+            offsets = places[:, None] - filled_line(course, COURSE_STEP_UNITS)[None]
             distance = np.linalg.norm(offsets, axis=2).min(axis=1)
             found[:, column] = np.minimum(found[:, column], distance)
         return found
@@ -127,14 +129,3 @@ class VesselAtlas:
                         f"Received: {vessel} of person {number} without"
                     )
         return cls(tuple(read))
-
-
-def _dense(course: Sequence[Sequence[float]] | Course) -> Course:
-    """Points along a course that leave no gap to be missed between them."""
-    points = np.asarray(course, dtype=float)
-    if len(points) < 2:
-        return points
-    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    along = np.concatenate([[0.0], np.cumsum(steps)])
-    wanted = np.linspace(0.0, along[-1], max(2, int(np.ceil(along[-1] / COURSE_STEP_UNITS)) + 1))
-    return np.stack([np.interp(wanted, along, column) for column in points.T], axis=1)

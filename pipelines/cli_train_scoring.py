@@ -35,6 +35,9 @@ SCANS_OPTIONS = (
 )
 """Options that mean something with SCANS alone."""
 
+ADDITIVE_OPTIONS = ("members", "anatomy")
+"""Options that mean something for additive networks alone."""
+
 WIDTHS = {"additive": (12, 24, 40, 56), "plain": (12, 16, 24, 32, 48)}
 """Kernels of every level by default."""
 
@@ -200,9 +203,7 @@ def command(
         _check_phantoms_only(ctx, bool(scans) or annotations is not None, phantoms)
     elif not scans or annotations is None:
         raise click.UsageError("give SCANS with --annotations, or --table, or --phantoms-only")
-    _refuse_given(ctx, TABLE_OPTIONS, "with --table alone")
-    if network == "plain":
-        _refuse_given(ctx, ("members", "anatomy"), "with --network additive alone")
+    _refuse_useless(ctx, network)
     _refuse_other_folders(out)
 
     from pipelines.scoring_recipe import LEARNING_RATES, ScoringRecipe
@@ -240,6 +241,13 @@ def _refuse_given(ctx: click.Context, names: tuple[str, ...], where: str) -> Non
     if given:
         verb = "goes" if len(given) == 1 else "go"
         raise click.UsageError(f"{', '.join(given)} {verb} {where}")
+
+
+def _refuse_useless(ctx: click.Context, network: str) -> None:
+    """Options that mean nothing in a training from scans or phantoms, or for its network."""
+    _refuse_given(ctx, TABLE_OPTIONS, "with --table alone")
+    if network == "plain":
+        _refuse_given(ctx, ADDITIVE_OPTIONS, "with --network additive alone")
 
 
 def _check_phantoms_only(ctx: click.Context, scans_given: bool, phantoms: int) -> None:

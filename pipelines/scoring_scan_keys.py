@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calcium.simulation.annotations import read_annotations
 from pipelines.model import ALIGNMENT_WEIGHTS_NAME, ATLAS_NAME, DESCRIPTION_NAME, read_description
+from registration.file_digest import file_sha256
 
 if TYPE_CHECKING:
     from pipelines.scoring_scans import BackgroundSource
@@ -37,10 +38,10 @@ def alignment_digest(model: Path) -> str:
     is not there is passed over: whoever loads the model says so.
     """
     names = (ATLAS_NAME, ALIGNMENT_WEIGHTS_NAME)
-    files = [hashlib.sha256((model / n).read_bytes()) for n in names if (model / n).is_file()]
+    files = [file_sha256(model / n) for n in names if (model / n).is_file()]
     described = read_description(model) if (model / DESCRIPTION_NAME).is_file() else {}
     settings = [described.get(section) for section in ("heart", "alignment")]
-    return digest_of(CACHE_FORMAT, [file.hexdigest() for file in files], settings)
+    return digest_of(CACHE_FORMAT, files, settings)
 
 
 def digest_of(*values: Any) -> str:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from calcium.anatomy_maps import NO_ANATOMY, STRUCTURES, AnatomyPoints, filled_line
+from calcium.anatomy_maps import NO_ANATOMY, STRUCTURES, AnatomyPoints
+from calcium.filled_line import filled_line
 from calcium.simulation.anatomy import Anatomy
 
 LAD = np.array([[0.0, 0.0, 100.0], [30.0, 0.0, 100.0]])
@@ -31,10 +32,10 @@ def test_far_from_the_origin_maps_are_as_exact():
 
 
 def test_lines_are_filled_with_points_and_keep_their_ends():
-    line = filled_line([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0], [10.0, 0.0, 4.0]])
+    line = filled_line([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0], [10.0, 0.0, 4.0]], 3.0)
     assert line[[0, -1]].tolist() == [[0, 0, 0], [10, 0, 4]]
     assert np.linalg.norm(np.diff(line, axis=0), axis=1).max() <= 3.0
-    assert filled_line([1.0, 2.0, 3.0]).tolist() == [[1.0, 2.0, 3.0]]
+    assert filled_line([1.0, 2.0, 3.0], 3.0).tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_of_nothing_nothing_is_known():
